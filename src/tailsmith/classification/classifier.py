@@ -1,0 +1,250 @@
+"""The classifier contract: `logits, features = classifier(images)`, images float [N, 3, H, W] in [0, 1], any H and W."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tailsmith.classification.backbones import TimmBackbone, create_backbone, has_timm_interface
+from tailsmith.classification.prediction import evaluation_mode
+from tailsmith.files import read_json, write_atomically, write_json
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WRAPPED = "wrapped"  # the backbone name of a classifier made from a user's module
+
+
+class Classifier(nn.Module):
+    """Preprocessing, a module and class names; everything is differentiable, so guidance can flow through."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        module: nn.Module,  # normalised images [N, 3, S, S] -> (logits [N, C], features [N, D])
+        *,
+        class_names: Sequence[str],
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        backbone_name: str = WRAPPED,
+    ) -> None:
+        super().__init__()
+        _check_preprocessing(image_size, mean, std)
+        self.module = module
+        self.class_names = _checked_names(class_names)
+        self.image_size = int(image_size)
+        self.backbone_name = backbone_name
+        self._config_mean = tuple(float(value) for value in mean)
+        self._config_std = tuple(float(value) for value in std)
+        self.register_buffer("mean", torch.tensor(self._config_mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self._config_std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """images float [N, 3, H, W] in [0, 1] -> logits [N, C], features [N, D]"""
+        return cast(tuple[Tensor, Tensor], self.module(self.preprocess(images)))
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """[N, 3, H, W] in [0, 1] -> normalised [N, 3, image_size, image_size]; images that fit keep their pixels."""
+        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            got = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
+            raise ValueError(
+                f"a classifier takes float images [N, 3, H, W] in [0, 1], got {got}; divide uint8 by 255"
+            )
+        images = resize_and_crop(images.to(self.mean.dtype), self.image_size)
+        return (images - self.mean) / self.std
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this classifier together with its weights."""
+        return {
+            "backbone": self.backbone_name,
+            "class_names": list(self.class_names),
+            "image_size": self.image_size,
+            "mean": list(self._config_mean),
+            "std": list(self._config_std),
+        }
+
+    def sha256(self) -> str:
+        """Of weights and config: equal after save and load, on any device, in any memory layout."""
+        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
+        for name, tensor in sorted(_contiguous_state(self.module).items()):
+            digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """model.safetensors, then config.json, each whole or absent."""
+        state = _contiguous_state(self.module)
+        write_atomically(Path(folder) / WEIGHTS, lambda temporary: save_file(state, temporary))
+        write_json(Path(folder) / CONFIG, self.config())
+
+
+def load_classifier(folder: str | Path) -> Classifier:
+    """On the CPU, in evaluation mode. ValueError for a folder that is absent, holds something else, or is damaged."""
+    folder = Path(folder)
+    config = _read_config(folder)
+    if config["backbone"] == WRAPPED:
+        raise ValueError(
+            f"{folder} was saved from a module of your own: rebuild that module, load {folder / WEIGHTS} into it and "
+            "pass it to wrap_classifier"
+        )
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # the weights drawn here are overwritten: leave the caller's generator
+        module = create_backbone(
+            config["backbone"], len(config["class_names"]), image_size=config["image_size"]
+        ).module
+    try:
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder / WEIGHTS} is damaged or of another model: {error}; train again"
+        ) from error
+    return Classifier(
+        module,
+        class_names=config["class_names"],
+        image_size=config["image_size"],
+        mean=config["mean"],
+        std=config["std"],
+        backbone_name=config["backbone"],
+    ).eval()
+
+
+def wrap_classifier(
+    module: nn.Module,
+    *,
+    class_names: Sequence[str],
+    image_size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    features: str | None = None,
+) -> Classifier:
+    """A classifier from an ordinary timm or torchvision module (normalised images -> logits), in the mode it is in.
+
+    `features` names the layer whose input is the feature vector ("fc"); None finds timm's pooled features, else the last
+    linear layer with one output per class. The module is tried on one blank image: what doesn't fit is a ValueError.
+    """
+    inner = _with_features(module, len(class_names), features)
+    classifier = Classifier(inner, class_names=class_names, image_size=image_size, mean=mean, std=std)
+    _try_on_blank_image(classifier)
+    return classifier
+
+
+def resize_and_crop(images: Tensor, size: int) -> Tensor:
+    """The short side to `size` (bilinear, antialiased), then the central square: [N, 3, H, W] -> [N, 3, size, size]."""
+    height, width = images.shape[-2:]
+    short = min(height, width)
+    if short != size:
+        scaled = (max(size, round(height * size / short)), max(size, round(width * size / short)))
+        images = F.interpolate(images, scaled, mode="bilinear", antialias=True, align_corners=False)
+    top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
+    return images[..., top : top + size, left : left + size]
+
+
+class ModuleWithHead(nn.Module):
+    """A module of logits as `images -> (logits, features)`: features are the input of one of its layers."""
+
+    def __init__(self, module: nn.Module, head_name: str) -> None:
+        super().__init__()
+        self.module = module
+        self.head_name = head_name
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+        head = self.module.get_submodule(self.head_name)
+        # A hook per call and not for life: the module stays as it was and can be copied
+        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            logits = self.module(images)
+        finally:
+            handle.remove()
+        if not seen:
+            raise ValueError(
+                f"layer {self.head_name!r} was not called; name the layer before the logits in features="
+            )
+        return logits, seen[-1].flatten(1)
+
+
+def _with_features(module: nn.Module, num_classes: int, features: str | None) -> nn.Module:
+    if features is not None:
+        _check_layer(module, features)
+        return ModuleWithHead(module, features)
+    if has_timm_interface(module):
+        return TimmBackbone(module)
+    linear = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear) and name]
+    fitting = [name for name in linear if module.get_submodule(name).out_features == num_classes]
+    if fitting:
+        return ModuleWithHead(module, fitting[-1])
+    raise ValueError(
+        f"{type(module).__name__} has no linear layer with {num_classes} outputs, one per class, to take features from; "
+        "name the layer whose input is the feature vector in features=, or check class_names"
+    )
+
+
+def _check_layer(module: nn.Module, name: str) -> None:
+    names = [each for each, _ in module.named_modules() if each]
+    if name not in names:
+        raise ValueError(
+            f"{type(module).__name__} has no layer {name!r}; its last layers are {', '.join(names[-5:])}"
+        )
+
+
+def _try_on_blank_image(classifier: Classifier) -> None:
+    parameter = next(classifier.parameters(), torch.zeros(()))
+    classifier.to(parameter.device, parameter.dtype)  # the preprocessing follows the module
+    size, classes = classifier.image_size, len(classifier.class_names)
+    with evaluation_mode(classifier), torch.no_grad():
+        logits, _ = classifier(torch.zeros(1, 3, size, size, device=parameter.device))
+    if not isinstance(logits, Tensor) or logits.shape != (1, classes):
+        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(
+            f"the module should return logits [1, {classes}] for one image, one per class name, got {got}"
+        )
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise ValueError(f"no classifier folder {folder}; train one with `tailsmith train`")
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{folder} is not a classifier folder: {' and '.join(missing)} missing")
+    try:
+        config = read_json(folder / CONFIG)
+    except ValueError as error:  # what json raises
+        raise ValueError(f"{folder / CONFIG} is not JSON: {error}; train again") from error
+    keys = {"backbone", "class_names", "image_size", "mean", "std"}
+    if not isinstance(config, dict) or not keys <= config.keys():
+        raise ValueError(
+            f"{folder / CONFIG} is not of a tailsmith classifier: expected {', '.join(sorted(keys))}"
+        )
+    return config
+
+
+def _check_preprocessing(image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
+    if image_size < 1:
+        raise ValueError(f"image_size should be a positive number of pixels, got {image_size}")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(f"mean and std should be three numbers each, std above 0, got {mean} and {std}")
+
+
+def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    names = tuple(str(name) for name in class_names)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        got = f"{', '.join(twice)} more than once" if names else "none"
+        raise ValueError(f"class_names should be one name per class, each once, got {got}")
+    return names
+
+
+def _contiguous_state(module: nn.Module) -> dict[str, Tensor]:
+    """Weights on the CPU in their plain layout (channels-last is a matter of speed, not of the model)."""
+    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}

@@ -1,0 +1,94 @@
+"""From stored images to logits and features, in batches; and the accuracy that selects a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+
+class Indexable(Protocol):
+    """`images[rows] -> uint8 [b, 3, S, S]`, array or tensor, for an integer array of rows."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+def predict(
+    classifier: nn.Module,
+    images: Indexable,
+    batch_size: int = 256,
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
+) -> Tensor:
+    """Logits float32 [n, C] on the CPU, in evaluation mode; `rows=None` is all images."""
+    return predict_with_features(classifier, images, batch_size, rows=rows)[0]
+
+
+def predict_with_features(
+    classifier: nn.Module,
+    images: Indexable,
+    batch_size: int = 256,
+    *,
+    rows: npt.NDArray[np.int64] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Logits float32 [n, C] and features float32 [n, D] on the CPU, in evaluation mode; `rows=None` is all images."""
+    check_images("images", images)
+    rows = np.arange(len(images)) if rows is None else rows
+    device = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
+    outputs = []
+    with evaluation_mode(classifier), torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            batch = to_unit_range(images[rows[start : start + batch_size]], device)
+            outputs.append([output.float().cpu() for output in classifier(batch)])
+    logits, features = zip(*outputs, strict=True)
+    return torch.cat(logits), torch.cat(features)
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Batch norm and dropout as at test time; each layer gets its own mode back."""
+    modes = [(layer, layer.training) for layer in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for layer, training in modes:
+            layer.training = training
+
+
+def to_unit_range(pixels: Any, device: torch.device) -> Tensor:
+    """uint8 [b, 3, H, W], array or tensor -> float32 in [0, 1] on `device`"""
+    return torch.as_tensor(pixels).to(device).float().div_(255)
+
+
+def check_images(what: str, images: Indexable) -> None:
+    """ValueError for no images, or a first image that isn't uint8 [1, 3, H, W]."""
+    if not len(images):
+        raise ValueError(f"no {what}: expected at least one")
+    first = torch.as_tensor(images[np.arange(1)])
+    if first.dtype != torch.uint8 or first.ndim != 4 or first.shape[1] != 3:
+        got = f"{str(first.dtype).removeprefix('torch.')} {list(first.shape)}"
+        raise ValueError(
+            f"{what}[rows] should be uint8 [b, 3, H, W] with values 0..255, got {got} for one row"
+        )
+
+
+def class_hits(
+    predicted: npt.NDArray[Any], labels: npt.NDArray[Any], num_classes: int
+) -> npt.NDArray[np.int64]:
+    """[2, C]: how many images of each class were right, and how many there are."""
+    right = np.bincount(labels[predicted == labels], minlength=num_classes)
+    return np.stack([right, np.bincount(labels, minlength=num_classes)])
+
+
+def mean_class_accuracy(hits: npt.NDArray[Any]) -> float:
+    """[2, C] of `class_hits` -> mean over the classes that have images, in %."""
+    right, count = hits
+    return float(100 * np.mean(right[count > 0] / count[count > 0]))

@@ -1,0 +1,91 @@
+"""Which training rows make a mini-batch.
+
+A resampling rule splits the rows into pools. Slots of a batch go round the pools in a reshuffled order, and each pool
+hands out its rows in an endless pass that is reshuffled when it is through: no row is favoured, none wraps early, and a
+pool smaller than its share of a batch repeats its rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Rows = npt.NDArray[np.int64]
+
+
+class EndlessPass:
+    """0..n-1 in a random order, then in another, and so on; `take(k)` continues where the last one stopped."""
+
+    def __init__(self, n: int, generator: torch.Generator) -> None:
+        self._n, self._generator = n, generator
+        self._waiting: Rows = np.empty(0, dtype=np.int64)
+
+    def take(self, count: int) -> Rows:
+        parts = [self._waiting]
+        while sum(map(len, parts)) < count:
+            parts.append(torch.randperm(self._n, generator=self._generator).numpy())
+        joined = np.concatenate(parts)
+        self._waiting = joined[count:]
+        return joined[:count]
+
+
+def batches(pools: Sequence[Rows], batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Rows]:
+    """`steps` batches of rows [batch_size]; with P pools, every P successive slots hold one row of each pool."""
+    slots = EndlessPass(len(pools), generator)
+    passes = [EndlessPass(len(pool), generator) for pool in pools]
+    for _ in range(steps):
+        pool_of_slot = slots.take(batch_size)
+        rows = np.empty(batch_size, dtype=np.int64)
+        for index in np.unique(pool_of_slot):
+            mine = pool_of_slot == index
+            rows[mine] = pools[index][passes[index].take(int(mine.sum()))]
+        yield rows
+
+
+def uniform(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:
+    """Every image equally often."""
+    return [np.arange(len(labels))]
+
+
+def half_and_half(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:
+    """Half real, half synthetic, each half instance-uniform (the paper, section 5): exact for an even batch size."""
+    for kind, absent in (("real", is_synthetic.all()), ("synthetic", not is_synthetic.any())):
+        if absent:
+            raise ValueError(
+                f"resampling 'half_and_half' needs real and synthetic images, got no {kind} ones among {len(labels)}; "
+                "use resampling 'uniform'"
+            )
+    return [np.flatnonzero(~is_synthetic), np.flatnonzero(is_synthetic)]
+
+
+def class_balanced(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:
+    """Every class that has images equally often (Kang et al., 2020)."""
+    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+
+def group_balanced(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:
+    """Every group that has images equally often (SubpopBench's ReSample)."""
+    if (groups < 0).any():
+        raise ValueError(
+            "resampling 'group_balanced' needs an attribute for every training image; use 'class_balanced'"
+        )
+    return [np.flatnonzero(groups == group) for group in np.unique(groups)]
+
+
+Resampling = Callable[[Rows, Rows, npt.NDArray[np.bool_]], list[Rows]]
+RESAMPLING: dict[str, Resampling] = {
+    "uniform": uniform,
+    "half_and_half": half_and_half,
+    "class_balanced": class_balanced,
+    "group_balanced": group_balanced,
+}
+
+
+def class_shares(pools: Sequence[Rows], labels: Rows, num_classes: int) -> npt.NDArray[np.float64]:
+    """The expected share [C] of each class in a mini-batch: pools count alike, rows alike within their pool."""
+    within = [np.bincount(labels[pool], minlength=num_classes) / len(pool) for pool in pools]
+    shares: npt.NDArray[np.float64] = np.mean(within, axis=0)
+    return shares

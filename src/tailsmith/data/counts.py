@@ -1,0 +1,78 @@
+"""How many images each class and group has, and what follows: shots, imbalance factor, empty groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tailsmith.data.dataset import SPLITS, Dataset, Ints
+
+MANY_ABOVE = 100  # many: n > 100, medium: 20 <= n <= 100, few: n < 20 (Liu et al. 2019; formulas 6.0)
+FEW_BELOW = 20
+SHOTS = ("many", "medium", "few")
+
+
+def class_counts(dataset: Dataset, split: str = "train") -> Ints:
+    """[C], real and synthetic alike."""
+    return np.bincount(dataset.split(split).labels, minlength=len(dataset.class_names)).astype(np.int64)
+
+
+def group_counts(dataset: Dataset, split: str = "train") -> Ints:
+    """[C, A]; images without an attribute are in no group."""
+    shape = (len(dataset.class_names), len(dataset.attribute_names))
+    groups = dataset.split(split).groups
+    return np.bincount(groups[groups >= 0], minlength=shape[0] * shape[1]).astype(np.int64).reshape(shape)
+
+
+def shots(counts: Ints | Sequence[int]) -> tuple[str, ...]:
+    """Training counts -> "many" (> 100), "medium" (20..100) or "few" (< 20), one per class."""
+    return tuple(
+        "many" if count > MANY_ABOVE else "few" if count < FEW_BELOW else "medium" for count in counts
+    )
+
+
+def imbalance_factor(counts: Ints | Sequence[int]) -> float:
+    """Largest over smallest count; infinite with an empty class, NaN without any image."""
+    values = np.asarray(counts)
+    if values.size == 0 or values.max() == 0:
+        return float("nan")
+    return float(values.max() / values.min()) if values.min() > 0 else float("inf")
+
+
+def describe(dataset: Dataset) -> dict[str, Any]:
+    """What `tailsmith inspect` says of a dataset; plain Python values, ready for `write_json`."""
+    train = class_counts(dataset)
+    return {
+        "name": dataset.name,
+        "licence": dataset.licence,
+        "images": len(dataset),
+        "splits": {split: len(dataset.split(split)) for split in SPLITS},
+        "imbalance_factor": imbalance_factor(train),
+        "shots": {shot: shots(train).count(shot) for shot in SHOTS},
+        "classes": _describe_classes(dataset),
+        "attributes": list(dataset.attribute_names),
+        "groups": _describe_groups(dataset),
+        "empty_groups": _empty_groups(dataset),
+    }
+
+
+def _describe_classes(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    counts = [class_counts(dataset, split).tolist() for split in SPLITS]
+    described = {}
+    for name, shot, *numbers in zip(dataset.class_names, shots(counts[0]), *counts, strict=True):
+        described[name] = {**dict(zip(SPLITS, numbers, strict=True)), "shot": shot}
+    return described
+
+
+def _describe_groups(dataset: Dataset) -> dict[str, dict[str, int]]:
+    counts = [group_counts(dataset, split).ravel().tolist() for split in SPLITS]
+    of_group = zip(dataset.group_names, *counts, strict=True)
+    return {name: dict(zip(SPLITS, numbers, strict=True)) for name, *numbers in of_group}
+
+
+def _empty_groups(dataset: Dataset) -> list[str]:
+    """Groups without a single training image."""
+    counts = group_counts(dataset).ravel()
+    return [name for name, count in zip(dataset.group_names, counts, strict=True) if count == 0]

@@ -1,0 +1,107 @@
+"""The content of a run's report, and its rendering as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from tailsmith.files import write_atomically
+from tailsmith.report import sections
+from tailsmith.report.gallery import GalleryRow, view_gallery
+from tailsmith.report.headline import headline, lead
+from tailsmith.report.results import Arm, read_arm
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """Everything a report says.
+
+    `dataset`: {"name", "counts": {class: training images}} and, where known, "groups": {group: training images},
+    "licence". `target_counts`: class -> images after synthesis; absent classes got none. `arms`: name -> accuracy
+    table, or one table per seed. `samples`: name -> {"criterion": [..], "criterion_independent": [..],
+    "judge_agreement": 0..1, "frechet_distance", "feedback_scale", "skipped": {reason: steps}, "reference": the
+    unguided arm to compare with}, each key optional. `timings`: stage -> seconds. `skipped_files`: path -> reason.
+    `environment`: name -> value or {name: value}: versions, hashes, licences, seeds, machine.
+    """
+
+    title: str
+    command: str
+    created: str
+    dataset: Mapping[str, Any]
+    target_counts: Mapping[str, int]
+    arms: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]
+    baseline_arm: str
+    best_arm: str
+    gallery: Sequence[GalleryRow] = ()
+    samples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    config_yaml: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    criterion_name: str = "criterion"
+    skipped_files: Mapping[str, str] = field(default_factory=dict)
+
+
+def render_report(data: ReportData) -> str:
+    """The report as HTML text; ValueError where the data contradict themselves."""
+    _check(data)
+    arms = {name: read_arm(name, tables) for name, tables in data.arms.items()}
+    baseline, best = arms[data.baseline_arm], arms[data.best_arm]
+    colours = _arm_colours(data)
+    view = {
+        "data": data,
+        "headline": headline(baseline, best),
+        "lead": lead(baseline, best, sections.added_images(data)),
+        "tiles": sections.tiles(baseline, best),
+        "legend": sections.legend(data, colours),
+        "counts": sections.counts(data),
+        "accuracy": sections.accuracy(data, arms, colours),
+        "classes": sections.classes(data, arms, colours),
+        "groups": sections.groups(data, arms, colours),
+        "confusions": sections.confusions(data, baseline, best),
+        "gallery": view_gallery(data.gallery),
+        "samples": sections.samples(data, arms, colours),
+        "timings": sections.timings(data),
+        "environment": sections.environment(data.environment),
+    }
+    return _template().render(view)
+
+
+def write_report(data: ReportData, path: Path | str) -> Path:
+    """Render, and write the file whole or not at all."""
+    page = render_report(data)
+    write_atomically(Path(path), lambda temporary: _write_text(temporary, page))
+    return Path(path)
+
+
+def _write_text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def _arm_colours(data: ReportData) -> dict[str, int]:
+    """Arm name -> colour number, in the order of the arms: 0 the baseline (grey), 1 the best, then the others."""
+    others = iter(range(2 if data.best_arm != data.baseline_arm else 1, len(data.arms) + 1))
+    fixed = {data.best_arm: 1, data.baseline_arm: 0} if data.best_arm != data.baseline_arm else {data.best_arm: 0}
+    return {name: fixed[name] if name in fixed else next(others) for name in data.arms}
+
+
+def _check(data: ReportData) -> None:
+    for role, name in (("baseline_arm", data.baseline_arm), ("best_arm", data.best_arm)):
+        if name not in data.arms:
+            raise ValueError(f"{role}: got {name!r}, expected one of the arms: {', '.join(data.arms) or 'none given'}")
+    if not data.dataset.get("counts"):
+        raise ValueError("dataset: expected 'counts' with the training images of each class, got none")
+    unknown = sorted(set(data.target_counts) - set(data.dataset["counts"]))
+    if unknown:
+        raise ValueError(f"target_counts: got classes that dataset['counts'] lacks: {', '.join(unknown[:5])}")
+
+
+def _template() -> jinja2.Template:
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    settings: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
+    return jinja2.Environment(loader=loader, autoescape=True, **settings).get_template("template.html")

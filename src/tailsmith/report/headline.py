@@ -1,0 +1,103 @@
+"""What the run bought, in one line and a short paragraph that doesn't flatter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tailsmith.report.results import GROUP_SHOTS, SHOTS, Arm, Difference, difference
+
+# What a run is for, most telling first: the first that both arms have makes the headline.
+GOALS = {
+    "few-shot accuracy": ("shots", "few"),
+    "worst-group accuracy": ("worst_group",),
+    "overall accuracy": ("overall",),
+}
+
+
+def measures(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
+    """Column title -> keys into an accuracy table; group columns only where some arm has groups."""
+    found: dict[str, tuple[str, ...]] = {"Overall": ("overall",)}
+    found |= {title: ("shots", shot) for shot, title in SHOTS.items()}
+    if any(arm.names("groups") for arm in arms):
+        used = {name for arm in arms for name in arm.names("group_shots")}
+        found |= {title: ("group_shots", shot) for shot, title in GROUP_SHOTS.items() if shot in used}
+        found["Worst group"] = ("worst_group",)
+    return found
+
+
+def headline(baseline: Arm, best: Arm) -> str:
+    """E.g. "Few-shot accuracy 41.2 → 58.9 (+17.7)"; says first when nothing was gained or when it can't be told."""
+    goal, change = goal_of(baseline, best)
+    if math.isnan(change.gain):
+        return "No test images: nothing can be said about accuracy"
+    if baseline.name == best.name:
+        return f"{goal.capitalize()} {change.before.accuracy:.1f}, and no arm that improves on it"
+    figures = f"{change.before.accuracy:.1f} → {change.after.accuracy:.1f} ({signed(change.gain)})"
+    if change.verdict == "gain":
+        return f"{goal.capitalize()} {figures}"
+    if change.verdict == "loss":
+        return f"It got worse: {goal} {figures}"
+    return f"{'No clear gain' if change.gain > 0 else 'Nothing gained'}: {goal} {figures}"
+
+
+def lead(baseline: Arm, best: Arm, added: int) -> list[str]:
+    """Sentences under the headline: between which arms, on how many images, how sure, overall, and what it cost."""
+    goal, change = goal_of(baseline, best)
+    if math.isnan(change.gain):
+        return ["Give the run a test split with images of the rare classes to measure what it bought."]
+    if baseline.name == best.name:
+        interval = f"{change.before.low:.1f} to {change.before.high:.1f}"
+        spread = "95 % interval" if change.before.seeds == 1 else f"mean ± std over {change.before.seeds} seeds"
+        return [f"“{baseline.name}”, on {change.before.n:,} test images ({spread}: {interval})."]
+    images = f", which also trained on {added:,} synthetic images," if added else ""
+    sentences = [
+        f"“{best.name}”{images} against “{baseline.name}”, on {change.after.n:,} real test images.",
+        f"The difference in {goal} has a 95 % interval of {interval_of(change)} points ({change.basis})"
+        + ("; it includes zero, so chance alone could explain it." if change.verdict == "unclear" else "."),
+    ]
+    if goal != "overall accuracy":
+        total = difference(baseline, best, "overall")
+        sentences.append(f"Overall: {_from_to(total)}.")
+    return sentences + _costs(baseline, best)
+
+
+def goal_of(baseline: Arm, best: Arm) -> tuple[str, Difference]:
+    """The headline's measure: the first of GOALS that both arms have, else overall accuracy, missing."""
+    changes = {goal: difference(baseline, best, *keys) for goal, keys in GOALS.items()}
+    known = [(goal, change) for goal, change in changes.items() if not math.isnan(change.gain)]
+    return known[0] if known else ("overall accuracy", changes["overall accuracy"])
+
+
+def feedback_verdict(goal: str, name: str, reference: str, change: Difference) -> str:
+    """One sentence on feedback against the same pipeline unguided."""
+    figures = f"{goal} {signed(change.gain)} points (95 % interval {interval_of(change)})"
+    words = {
+        "gain": "feedback helped",
+        "loss": "feedback hurt",
+        "unclear": "no measurable effect of feedback",
+    }
+    return f"“{name}” against “{reference}”: {words[change.verdict]}, {figures}."
+
+
+def signed(value: float) -> str:
+    """+1.2, −1.2 (with a true minus sign), ±0.0."""
+    if math.isnan(value):
+        return "–"
+    return f"{value:+.1f}".replace("-", "−") if abs(value) >= 0.05 else "±0.0"
+
+
+def interval_of(change: Difference) -> str:
+    return "unknown width" if math.isnan(change.low) else f"{signed(change.low)} to {signed(change.high)}"
+
+
+def _from_to(change: Difference) -> str:
+    figures = f"{change.before.accuracy:.1f} → {change.after.accuracy:.1f} ({signed(change.gain)}"
+    return f"{figures}, interval {interval_of(change)})"
+
+
+def _costs(baseline: Arm, best: Arm) -> list[str]:
+    columns: Mapping[str, tuple[str, ...]] = measures([baseline, best])
+    losses = {title: difference(baseline, best, *keys).gain for title, keys in columns.items() if title != "Overall"}
+    fell = [f"{title} {signed(loss)}" for title, loss in losses.items() if loss <= -0.05]
+    return [f"What it cost: {', '.join(fell)}."] if fell else []

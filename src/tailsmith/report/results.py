@@ -1,0 +1,138 @@
+"""What the arms of a run reached, read from accuracy tables, and how far two of them differ."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+SHOTS = {"many": "Many (> 100)", "medium": "Medium (20–100)", "few": "Few (< 20)"}
+GROUP_SHOTS = {
+    "majority": "Majority groups (> 100)",
+    "medium": "Medium groups (20–100)",
+    "minority": "Minority groups (< 20)",
+    "unseen": "Unseen groups (0)",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An accuracy in percent on `n` test images; [low, high] is a 95 % interval, or mean ± std over several seeds."""
+
+    accuracy: float = math.nan
+    n: int = 0
+    low: float = math.nan
+    high: float = math.nan
+    seeds: int = 1
+
+    @property
+    def missing(self) -> bool:
+        return math.isnan(self.accuracy)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training, with the accuracy table of each of its seeds."""
+
+    name: str
+    tables: tuple[Mapping[str, Any], ...]
+
+    def cells(self, *keys: str) -> list[Cell]:
+        """The cell at e.g. ("shots", "few") of every seed; a table without it gives a missing cell."""
+        return [_read_cell(table, keys) for table in self.tables]
+
+    def cell(self, *keys: str) -> Cell:
+        return _merge(self.cells(*keys))
+
+    def names(self, section: str) -> list[str]:
+        """What the section ("classes", "groups") lists, in the order of the first table that has it."""
+        return list(dict.fromkeys(name for table in self.tables for name in table.get(section) or {}))
+
+    def confusion(self) -> np.ndarray | None:
+        """[C, C] counts, rows = true classes, summed over seeds; None where no table has one."""
+        matrices = [np.asarray(table["confusion"], float) for table in self.tables if table.get("confusion")]
+        return np.sum(matrices, axis=0) if matrices else None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`after` minus `before` in points, with a 95 % interval; `basis` says in words where that comes from."""
+
+    before: Cell
+    after: Cell
+    gain: float
+    low: float
+    high: float
+    basis: str
+
+    @property
+    def verdict(self) -> str:
+        """"gain" or "loss" where the interval excludes zero, else "unclear"."""
+        if self.low > 0:
+            return "gain"
+        return "loss" if self.high < 0 else "unclear"
+
+
+def read_arm(name: str, tables: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Arm:
+    """An arm given as one accuracy table, or as one table per seed."""
+    several = [tables] if isinstance(tables, Mapping) else list(tables)
+    if not several or any("overall" not in table for table in several):
+        raise ValueError(f"arm {name!r}: expected an accuracy table with 'overall', or a list of them, one per seed")
+    return Arm(name, tuple(several))
+
+
+def difference(before: Arm, after: Arm, *keys: str) -> Difference:
+    """How far `after` is above `before` at e.g. ("shots", "few").
+
+    Equally many seeds (two or more) are paired: a t interval over their differences. Otherwise the two
+    intervals are combined as if independent (Newcombe 1998, method 10), which is wide for arms that share a test set.
+    """
+    one, two = before.cells(*keys), after.cells(*keys)
+    paired = [b.accuracy - a.accuracy for a, b in zip(one, two, strict=False) if not (a.missing or b.missing)]
+    start, end = _merge(one), _merge(two)
+    if len(one) == len(two) == len(paired) > 1:
+        gain, half = float(np.mean(paired)), _t_half_width(paired)
+        return Difference(start, end, gain, gain - half, gain + half, f"over {len(paired)} paired seeds")
+    gain = end.accuracy - start.accuracy
+    low = gain - math.hypot(end.accuracy - end.low, start.high - start.accuracy)
+    high = gain + math.hypot(end.high - end.accuracy, start.accuracy - start.low)
+    return Difference(start, end, gain, low, high, "from the intervals of both arms, taken as independent")
+
+
+def shot_of(count: int) -> str:
+    """The shot of a class with so many training images."""
+    if count > 100:
+        return "many"
+    return "medium" if count >= 20 else "few"
+
+
+def _t_half_width(values: Sequence[float]) -> float:
+    spread = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(stats.t.ppf(0.975, len(values) - 1)) * spread
+
+
+def _read_cell(table: Mapping[str, Any], keys: Sequence[str]) -> Cell:
+    raw: Any = table
+    for key in keys:
+        raw = (raw or {}).get(key)
+    if not raw:
+        return Cell()
+    number = {key: _number(raw.get(key)) for key in ("accuracy", "low", "high")}
+    return Cell(number["accuracy"], int(raw.get("n") or 0), number["low"], number["high"])
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)  # JSON writers turn NaN into null
+
+
+def _merge(cells: Sequence[Cell]) -> Cell:
+    """One cell for several seeds: mean, and mean ± sample standard deviation as its ends; seeds without images drop out."""
+    known = [cell for cell in cells if not cell.missing]
+    if len(known) <= 1:
+        return known[0] if known else Cell()
+    mean, std = (float(f([cell.accuracy for cell in known])) for f in (np.mean, lambda x: np.std(x, ddof=1)))
+    return Cell(mean, max(cell.n for cell in known), mean - std, mean + std, len(known))

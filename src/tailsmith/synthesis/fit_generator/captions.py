@@ -1,0 +1,56 @@
+"""Captions made from class and attribute names, and a CLIP tokenizer whose vocabulary covers them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import CLIPTokenizer
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+class Captions:
+    """Every caption a dataset can have, numbered: "", one per class, then one per (class, attribute)."""
+
+    def __init__(self, class_names: Sequence[str], attribute_names: Sequence[str]) -> None:
+        self.attributes = len(attribute_names)
+        self.texts = ["", *class_names]
+        self.texts += [f"{label} in {attribute}" for label in class_names for attribute in attribute_names]
+        self.classes = len(class_names)
+
+    def draw(
+        self,
+        labels: NDArray[np.int64],
+        attributes: NDArray[np.int64],
+        rng: np.random.Generator,
+        *,
+        attribute_probability: float,
+        dropout: float = 0.0,
+    ) -> NDArray[np.int64]:
+        """A caption number per image [B]: names the attribute now and then, is empty with probability `dropout`."""
+        named = (rng.random(len(labels)) < attribute_probability) & (attributes >= 0)
+        grouped = 1 + self.classes + labels * self.attributes + np.maximum(attributes, 0)
+        chosen = np.where(named, grouped, 1 + labels)
+        return np.asarray(np.where(rng.random(len(labels)) < dropout, 0, chosen))
+
+
+def build_tokenizer(texts: Sequence[str], *, max_length: int = 16) -> CLIPTokenizer:
+    """A CLIP byte-pair tokenizer in which each word of `texts` is one token and any other text still encodes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=8192, initial_alphabet=alphabet, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
+    )
+    tokenizer.train_from_iterator([text.lower() for text in texts], trainer)
+    import json
+
+    learned = json.loads(tokenizer.to_str())["model"]
+    symbols = list(dict.fromkeys([*alphabet, *(letter + "</w>" for letter in alphabet), *learned["vocab"], START, END]))
+    merges = [tuple(merge) for merge in learned["merges"]]
+    return CLIPTokenizer(
+        vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=merges, model_max_length=max_length
+    )
