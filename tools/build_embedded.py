@@ -1,13 +1,14 @@
 """Rebuild the embedded data, and the generator's training data, from Fashion-MNIST's four original files.
 
-    python tools/build_embedded.py subset    --fashion-mnist /usr/share/datasets/fashion-mnist
-    python tools/build_embedded.py generator --fashion-mnist /usr/share/datasets/fashion-mnist --out generator.parquet
-    python tools/build_embedded.py unseen    --fashion-mnist /usr/share/datasets/fashion-mnist --out unseen.parquet
+    FILES=/usr/share/datasets/fashion-mnist  # Debian: apt-get install dataset-fashion-mnist
+    python tools/build_embedded.py subset    --fashion-mnist $FILES
+    python tools/build_embedded.py generator --fashion-mnist $FILES --out generator.parquet
+    python tools/build_embedded.py unseen    --fashion-mnist $FILES --out unseen.parquet
 
-(Debian: `apt-get install dataset-fashion-mnist`.) Within each class photographs are ordered by the SHA-256 of their
-pixels, a fixed random order that needs no generator: of the 60,000 the first 600 per class are the tasks' training
-pool, the next 120 validation, all others the generator's; of the 10,000 the first 480 per class are the tasks' test
-images and the others `unseen`: neither the tasks' nor the generator's, for measuring the generator.
+Within each class photographs are ordered by the SHA-256 of their pixels, a fixed random order that needs no
+generator: of the 60,000 the first 600 per class are the tasks' training pool, the next 120 validation, all others
+the generator's; of the 10,000 the first 480 per class are the tasks' test images and the others `unseen`: neither
+the tasks' nor the generator's, for measuring the generator.
 """
 
 import argparse
@@ -32,7 +33,8 @@ def read_original(folder: Path, prefix: str) -> tuple[NDArray[np.uint8], NDArray
     """idx files -> (pixels [n, 28, 28], labels [n])."""
     pixels = gzip.decompress((folder / f"{prefix}-images-idx3-ubyte.gz").read_bytes())
     labels = gzip.decompress((folder / f"{prefix}-labels-idx1-ubyte.gz").read_bytes())
-    return np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28), np.frombuffer(labels, np.uint8, offset=8)
+    images = np.frombuffer(pixels, np.uint8, offset=16).reshape(-1, 28, 28)
+    return images, np.frombuffer(labels, np.uint8, offset=8)
 
 
 def ordered_rows(pixels: NDArray[np.uint8], labels: NDArray[np.uint8]) -> list[list[int]]:
@@ -70,7 +72,8 @@ def build_subset(folder: Path) -> bytes:
 def generator_photographs(folder: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Photographs no task uses and that equal no task photograph: (pixels [n, 28, 28], labels [n])."""
     train, labels = read_original(folder, "train")
-    rows = np.array([row for per_class in ordered_rows(train, labels) for row in per_class[POOL + VALIDATION :]])
+    by_class = ordered_rows(train, labels)
+    rows = np.array([row for per_class in by_class for row in per_class[POOL + VALIDATION :]])
     taken = embedded.photograph_hashes(embedded.load_photographs().pixels)
     free = ~np.isin(embedded.photograph_hashes(train[rows]), taken)
     return train[rows[free]], labels[rows[free]].astype(np.int64)
@@ -92,8 +95,15 @@ def skewed_contexts(labels: NDArray[np.int64], skew: float, rng: np.random.Gener
 
 
 def rendered_dataset(
-    pixels: NDArray[np.uint8], labels: NDArray[np.int64], *, skew: float, drawing_share: float, seed: int, name: str
+    pixels: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    *,
+    skew: float,
+    drawing_share: float,
+    seed: int,
+    name: str,
 ) -> Dataset:
+    """Each photograph once, in a skewed random context and a random style."""
     rng = np.random.default_rng(seed)
     contexts = skewed_contexts(labels, skew, rng)
     styles = np.where(rng.random(len(labels)) < drawing_share, "drawing", "photograph")
@@ -101,14 +111,14 @@ def rendered_dataset(
     encoded = [
         embedded.encode_png(
             render(
-                image,
-                CONTEXTS[context],
-                seed=int(image_seed),
-                style=str(style),
-                keep_holes=int(label) in embedded.KEEPS_HOLES,
+                pixels[row],
+                CONTEXTS[contexts[row]],
+                seed=int(seeds[row]),
+                style=str(styles[row]),
+                keep_holes=int(labels[row]) in embedded.KEEPS_HOLES,
             )
         )
-        for image, label, context, style, image_seed in zip(pixels, labels, contexts, styles, seeds, strict=True)
+        for row in range(len(labels))
     ]
     ids = [f"{name}-{row:05d}-{style}" for row, style in enumerate(styles)]
     table = make_table(labels, image_ids=ids, encoded=encoded, attributes=contexts)
@@ -116,24 +126,30 @@ def rendered_dataset(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("part", choices=["subset", "generator", "unseen"])
-    parser.add_argument("--fashion-mnist", type=Path, required=True, help="folder with the four original .gz files")
+    parser.add_argument("--fashion-mnist", type=Path, required=True, help="folder of the four .gz files")
     parser.add_argument("--out", type=Path, help="Parquet file to write (generator, unseen)")
-    parser.add_argument("--skew", type=float, help="how much likelier the favourite context is (5; unseen: 1)")
+    parser.add_argument("--skew", type=float, help="how much likelier a favourite context is (5; unseen: 1)")
     parser.add_argument("--drawing-share", type=float, default=0.5, help="share of drawing-like images")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.part == "subset":
         (ASSETS / "fashion.npz.xz").write_bytes(build_subset(arguments.fashion_mnist))
         return
-    from tailsmith.data.readers import write_parquet
+    from tailsmith.data.writers import write_parquet
 
     source = generator_photographs if arguments.part == "generator" else unseen_photographs
     pixels, labels = source(arguments.fashion_mnist)
     skew = arguments.skew or (5.0 if arguments.part == "generator" else 1.0)
     dataset = rendered_dataset(
-        pixels, labels, skew=skew, drawing_share=arguments.drawing_share, seed=arguments.seed, name=arguments.part
+        pixels,
+        labels,
+        skew=skew,
+        drawing_share=arguments.drawing_share,
+        seed=arguments.seed,
+        name=arguments.part,
     )
     write_parquet(dataset, arguments.out)
     if arguments.part == "generator":

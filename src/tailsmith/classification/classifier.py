@@ -1,4 +1,4 @@
-"""The classifier contract: `logits, features = classifier(images)`, images float [N, 3, H, W] in [0, 1], any H and W."""
+"""The contract `logits, features = classifier(images)`: images float [N, 3, H, W] in [0, 1], of any size."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ class Classifier(nn.Module):
         return cast(tuple[Tensor, Tensor], self.module(self.preprocess(images)))
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """[N, 3, H, W] in [0, 1] -> normalised [N, 3, image_size, image_size]; images that fit keep their pixels."""
+        """[N, 3, H, W] in [0, 1] -> normalised [N, 3, image_size, image_size]; same size, same pixels."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            got = f"{str(images.dtype).removeprefix('torch.')} {list(images.shape)}"
             raise ValueError(
-                f"a classifier takes float images [N, 3, H, W] in [0, 1], got {got}; divide uint8 by 255"
+                "a classifier takes float images [N, 3, H, W] in [0, 1] (divide uint8 by 255), "
+                f"got {images.dtype} {list(images.shape)}"
             )
         images = resize_and_crop(images.to(self.mean.dtype), self.image_size)
         return (images - self.mean) / self.std
@@ -89,17 +89,15 @@ class Classifier(nn.Module):
 
 
 def load_classifier(folder: str | Path) -> Classifier:
-    """On the CPU, in evaluation mode. ValueError for a folder that is absent, holds something else, or is damaged."""
+    """On the CPU, in evaluation mode. ValueError for a folder that is absent, foreign or damaged."""
     folder = Path(folder)
     config = _read_config(folder)
     if config["backbone"] == WRAPPED:
         raise ValueError(
-            f"{folder} was saved from a module of your own: rebuild that module, load {folder / WEIGHTS} into it and "
-            "pass it to wrap_classifier"
+            f"{folder} was saved from a module of your own: rebuild it, load {folder / WEIGHTS} into it "
+            "and pass it to wrap_classifier"
         )
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the weights drawn here are overwritten: leave the caller's generator
+    with torch.random.fork_rng(devices=[]):  # these weights are overwritten: spare the caller's draws
         module = create_backbone(
             config["backbone"], len(config["class_names"]), image_size=config["image_size"]
         ).module
@@ -107,7 +105,7 @@ def load_classifier(folder: str | Path) -> Classifier:
         module.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(
-            f"{folder / WEIGHTS} is damaged or of another model: {error}; train again"
+            f"{folder / WEIGHTS} is damaged or of another model; train again: {error}"
         ) from error
     return Classifier(
         module,
@@ -128,19 +126,20 @@ def wrap_classifier(
     std: Sequence[float],
     features: str | None = None,
 ) -> Classifier:
-    """A classifier from an ordinary timm or torchvision module (normalised images -> logits), in the mode it is in.
+    """A classifier from a timm or torchvision module (normalised images -> logits), in its present mode.
 
-    `features` names the layer whose input is the feature vector ("fc"); None finds timm's pooled features, else the last
-    linear layer with one output per class. The module is tried on one blank image: what doesn't fit is a ValueError.
+    `features` names the layer whose input is the feature vector ("fc"); None finds timm's pooled features,
+    else the last linear layer with one output per class. The module is tried on one blank image; what doesn't
+    fit is a ValueError.
     """
-    inner = _with_features(module, len(class_names), features)
+    inner = _with_features(module, len(_checked_names(class_names)), features)
     classifier = Classifier(inner, class_names=class_names, image_size=image_size, mean=mean, std=std)
     _try_on_blank_image(classifier)
     return classifier
 
 
 def resize_and_crop(images: Tensor, size: int) -> Tensor:
-    """The short side to `size` (bilinear, antialiased), then the central square: [N, 3, H, W] -> [N, 3, size, size]."""
+    """[N, 3, H, W] -> [N, 3, size, size]: short side resized (bilinear, antialiased), then a centre crop."""
     height, width = images.shape[-2:]
     short = min(height, width)
     if short != size:
@@ -185,8 +184,8 @@ def _with_features(module: nn.Module, num_classes: int, features: str | None) ->
     if fitting:
         return ModuleWithHead(module, fitting[-1])
     raise ValueError(
-        f"{type(module).__name__} has no linear layer with {num_classes} outputs, one per class, to take features from; "
-        "name the layer whose input is the feature vector in features=, or check class_names"
+        f"{type(module).__name__} has no linear layer with {num_classes} outputs, one per class, to take "
+        "features from; name the layer whose input they are in features=, or check class_names"
     )
 
 
@@ -206,9 +205,7 @@ def _try_on_blank_image(classifier: Classifier) -> None:
         logits, _ = classifier(torch.zeros(1, 3, size, size, device=parameter.device))
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"the module should return logits [1, {classes}] for one image, one per class name, got {got}"
-        )
+        raise ValueError(f"expected logits [1, {classes}] for one image and {classes} class_names, got {got}")
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
@@ -247,4 +244,5 @@ def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
 
 def _contiguous_state(module: nn.Module) -> dict[str, Tensor]:
     """Weights on the CPU in their plain layout (channels-last is a matter of speed, not of the model)."""
-    return {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    state = {name: value.detach().cpu() for name, value in module.state_dict().items()}
+    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}

@@ -1,4 +1,4 @@
-"""What classifiers are trained with: `(logits [N, C], labels [N], prior [C]) -> [N]`, and the class prior they see."""
+"""What classifiers are trained with, `(logits [N, C], labels [N], prior [C]) -> [N]`, and the prior."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 Counts = npt.NDArray[np.integer]
+Shares = npt.NDArray[np.float64]
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, prior: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
@@ -21,7 +22,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, prior: Tensor, *, label_smooth
 def balanced_softmax(
     logits: Tensor, labels: Tensor, prior: Tensor, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Cross-entropy of logits + log prior (Ren et al., 2020, Eq. 4); at test time the logits alone are used."""
+    """Cross-entropy of logits + log prior (Ren et al., 2020); at test time plain logits are used."""
     return cross_entropy(logits + prior.log(), labels, prior, label_smoothing=label_smoothing)
 
 
@@ -32,7 +33,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 
 
 def mixture(loss: Loss, alpha: float) -> Loss:
-    """alpha * loss + (1 - alpha) * cross-entropy, the weighted average of the paper's Appendix F (Fig. 15)."""
+    """alpha * loss + (1 - alpha) * cross-entropy, as in the paper's Appendix F, Fig. 15."""
 
     def mixed(logits: Tensor, labels: Tensor, prior: Tensor) -> Tensor:
         plain = cross_entropy(logits, labels, prior)
@@ -41,8 +42,9 @@ def mixture(loss: Loss, alpha: float) -> Loss:
     return mixed
 
 
-# ------------------------------------------------------------------------------------------------------------------
-# The prior. The paper doesn't say which one it used with mini-batches that are half real and half synthetic.
+# ----------------------------------------------------------------------------------------------------------
+# The prior. The paper doesn't say which one it used with mini-batches half real, half synthetic.
+# A rule: real counts [C], synthetic counts [C], expected shares of a mini-batch [C] -> weights [C].
 
 
 def real_prior(
@@ -52,30 +54,25 @@ def real_prior(
     return real.astype(np.float64)
 
 
-def combined_prior(
-    real: Counts, synthetic: Counts, batch_shares: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def combined_prior(real: Counts, synthetic: Counts, batch_shares: Shares) -> Shares:
     """All images, real and synthetic, however they are drawn."""
     return (real + synthetic).astype(np.float64)
 
 
-def effective_prior(
-    real: Counts, synthetic: Counts, batch_shares: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """What mini-batches contain: real / 2N_real + synthetic / 2N_synthetic when half and half, combined when uniform."""
+def effective_prior(real: Counts, synthetic: Counts, batch_shares: Shares) -> Shares:
+    """What batches hold: real / 2N_real + synthetic / 2N_synthetic if half and half, combined if uniform."""
     return batch_shares
 
 
 PRIORS = {"real": real_prior, "combined": combined_prior, "effective": effective_prior}
 
 
-def class_prior(
-    real_counts: Counts, synthetic_counts: Counts, kind: str, batch_shares: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Class shares [C] that sum to 1, from counts [C] and the expected share of each class in a mini-batch [C].
+def class_prior(real_counts: Counts, synthetic_counts: Counts, kind: str, batch_shares: Shares) -> Shares:
+    """Class shares [C] that sum to 1, from counts [C] and the expected class shares [C] of a mini-batch.
 
-    A class of which the prior knows nothing gets the weight of half the rarest known class, so that its logarithm is
-    finite and the class is lifted above all others, but not without bound. ValueError for an unknown kind, or no counts.
+    A class that the prior doesn't know gets half the weight of the rarest one it knows: its logarithm is
+    finite, and it is lifted above all others, but not without bound. ValueError for an unknown kind, or
+    nothing counted.
     """
     if kind not in PRIORS:
         raise ValueError(f"unknown prior {kind!r}: expected one of {', '.join(PRIORS)}")
@@ -83,5 +80,5 @@ def class_prior(
     if not weights.any():
         raise ValueError(f"prior {kind!r} needs at least one image to count, got none")
     weights = np.where(weights > 0, weights, weights[weights > 0].min() / 2)
-    shares: npt.NDArray[np.float64] = weights / weights.sum()
+    shares: Shares = weights / weights.sum()
     return shares

@@ -36,7 +36,7 @@ def average_decay(step: int, decay: float) -> float:
 
 @torch.no_grad()
 def update_average(average: nn.Module, module: nn.Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * module, batch-norm statistics included; counters are copied."""
+    """average <- decay * average + (1 - decay) * module, batch norm's included; counters are copied."""
     for mean, value in zip(average.state_dict().values(), module.state_dict().values(), strict=True):
         if mean.is_floating_point():
             mean.lerp_(value, 1 - decay)

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+Rows = npt.NDArray[np.int64]
+
 
 class Indexable(Protocol):
     """`images[rows] -> uint8 [b, 3, S, S]`, array or tensor, for an integer array of rows."""
@@ -38,13 +40,13 @@ def predict_with_features(
     *,
     rows: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Logits float32 [n, C] and features float32 [n, D] on the CPU, in evaluation mode; `rows=None` is all images."""
+    """Logits [n, C] and features [n, D], float32 on the CPU, in evaluation mode; `rows=None` is all."""
     check_images("images", images)
     rows = np.arange(len(images)) if rows is None else rows
     device = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
     outputs = []
     with evaluation_mode(classifier), torch.no_grad():
-        for start in range(0, len(rows), batch_size):
+        for start in range(0, max(1, len(rows)), batch_size):  # no rows: one empty batch
             batch = to_unit_range(images[rows[start : start + batch_size]], device)
             outputs.append([output.float().cpu() for output in classifier(batch)])
     logits, features = zip(*outputs, strict=True)
@@ -74,10 +76,8 @@ def check_images(what: str, images: Indexable) -> None:
         raise ValueError(f"no {what}: expected at least one")
     first = torch.as_tensor(images[np.arange(1)])
     if first.dtype != torch.uint8 or first.ndim != 4 or first.shape[1] != 3:
-        got = f"{str(first.dtype).removeprefix('torch.')} {list(first.shape)}"
-        raise ValueError(
-            f"{what}[rows] should be uint8 [b, 3, H, W] with values 0..255, got {got} for one row"
-        )
+        got = f"{first.dtype} {list(first.shape)}"
+        raise ValueError(f"{what}[rows] should be uint8 [b, 3, H, W], got {got} for one row")
 
 
 def class_hits(

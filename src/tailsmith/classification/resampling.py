@@ -1,8 +1,8 @@
 """Which training rows make a mini-batch.
 
-A resampling rule splits the rows into pools. Slots of a batch go round the pools in a reshuffled order, and each pool
-hands out its rows in an endless pass that is reshuffled when it is through: no row is favoured, none wraps early, and a
-pool smaller than its share of a batch repeats its rows.
+A resampling rule splits the rows into pools. The slots of a batch go round the pools in a reshuffled order,
+and each pool hands out its rows in an endless pass, reshuffled whenever it is through: no row is favoured,
+and a pool smaller than its share of a batch repeats its rows.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Rows = npt.NDArray[np.int64]
 
 
 class EndlessPass:
-    """0..n-1 in a random order, then in another, and so on; `take(k)` continues where the last one stopped."""
+    """0..n-1 in a random order, then in another, and so on; `take` goes on where the last one stopped."""
 
     def __init__(self, n: int, generator: torch.Generator) -> None:
         self._n, self._generator = n, generator
@@ -33,7 +33,7 @@ class EndlessPass:
 
 
 def batches(pools: Sequence[Rows], batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Rows]:
-    """`steps` batches of rows [batch_size]; with P pools, every P successive slots hold one row of each pool."""
+    """`steps` batches of rows [batch_size]; of P pools, every P successive slots hold one row each."""
     slots = EndlessPass(len(pools), generator)
     passes = [EndlessPass(len(pool), generator) for pool in pools]
     for _ in range(steps):
@@ -51,12 +51,12 @@ def uniform(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_]) -> 
 
 
 def half_and_half(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:
-    """Half real, half synthetic, each half instance-uniform (the paper, section 5): exact for an even batch size."""
+    """Half real, half synthetic, each instance-uniform, as in the paper: exact in batches of even size."""
     for kind, absent in (("real", is_synthetic.all()), ("synthetic", not is_synthetic.any())):
         if absent:
             raise ValueError(
-                f"resampling 'half_and_half' needs real and synthetic images, got no {kind} ones among {len(labels)}; "
-                "use resampling 'uniform'"
+                f"resampling 'half_and_half' needs real and synthetic images, got no {kind} ones among "
+                f"{len(labels)}; use resampling 'uniform'"
             )
     return [np.flatnonzero(~is_synthetic), np.flatnonzero(is_synthetic)]
 
@@ -70,7 +70,8 @@ def group_balanced(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool
     """Every group that has images equally often (SubpopBench's ReSample)."""
     if (groups < 0).any():
         raise ValueError(
-            "resampling 'group_balanced' needs an attribute for every training image; use 'class_balanced'"
+            "resampling 'group_balanced' needs a group for every training image, "
+            f"{(groups < 0).sum()} have none; use resampling 'class_balanced'"
         )
     return [np.flatnonzero(groups == group) for group in np.unique(groups)]
 
@@ -85,7 +86,7 @@ RESAMPLING: dict[str, Resampling] = {
 
 
 def class_shares(pools: Sequence[Rows], labels: Rows, num_classes: int) -> npt.NDArray[np.float64]:
-    """The expected share [C] of each class in a mini-batch: pools count alike, rows alike within their pool."""
+    """The expected share [C] of each class in a mini-batch: pools count alike, and rows within a pool."""
     within = [np.bincount(labels[pool], minlength=num_classes) / len(pool) for pool in pools]
     shares: npt.NDArray[np.float64] = np.mean(within, axis=0)
     return shares

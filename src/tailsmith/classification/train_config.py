@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """The paper's SGD (Appendix G) with a cosine schedule; ranges are checked here, names in `check_train_config`."""
+    """The paper's SGD (Appendix G) with a cosine schedule; `check_train_config` checks the names in it."""
 
     backbone: str = "resnet-small"  # or the name of a timm model
     pretrained: bool = False  # timm's weights from the hub

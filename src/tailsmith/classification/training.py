@@ -1,16 +1,16 @@
 """The training loop, a generator of step records: the caller logs, draws and saves.
 
-Runs in one process, or under torchrun with one per GPU (gloo on CPUs). Every process then takes its slice of the same
-global batches: the result is that of one process up to floating-point noise, batch norm (each process has its own
-statistics; evaluated and kept are those of process 0) and the draws of `augment`. A process may train several times;
-who started it ends it (`torch.distributed.destroy_process_group`).
+Runs in one process, or under torchrun with one per GPU (gloo on CPUs). Every process then takes its slice of
+the same global batches: the result is that of one process up to floating-point noise, batch norm (each
+process has its own statistics; evaluated and kept are those of process 0) and the draws of `augment`. A
+process may train several times: who started it ends it, with `torch.distributed.destroy_process_group`.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from tailsmith.classification.backbones import create_backbone
 from tailsmith.classification.classifier import Classifier
@@ -77,32 +77,34 @@ def train_classifier(
     is_synthetic: npt.ArrayLike,  # [n] bool
     class_names: Sequence[str],
     *,
-    validation: tuple[Indexable, npt.ArrayLike]
-    | None = None,  # None: the classifier of the last step is taken
+    validation: tuple[Indexable, npt.ArrayLike] | None = None,  # None: take the last classifier
     augment: Augment | None = None,  # a CPU generator, whatever device the images are on
     groups: npt.ArrayLike | None = None,  # [n] int, for resampling "group_balanced"
 ) -> Iterator[StepRecord]:
-    """Train on real and synthetic rows; select by mean class accuracy on validation (of equals the later one).
+    """Train on real and synthetic rows; select by mean class accuracy on validation (of equals the later).
 
-    Bad input is a ValueError here, before the first step; a loss that is no longer finite is one when it happens.
+    Bad input is a ValueError here, before the first step; a loss that is no longer finite is one there.
     """
     check_train_config(config)
     train = _checked("training", images, labels, class_names)
     synthetic = _per_row("is_synthetic", is_synthetic, len(train.labels)).astype(bool)
-    group_of_row = _per_row(
-        "groups", np.full(len(synthetic), -1) if groups is None else groups, len(synthetic)
-    )
+    grouped = _per_row("groups", np.full(len(synthetic), -1) if groups is None else groups, len(synthetic))
     held_out = None if validation is None else _checked("validation", *validation, class_names)
     if held_out is not None:
         _check_trained_classes(train.labels, held_out.labels, class_names)
-    pools = RESAMPLING[config.resampling](train.labels, group_of_row, synthetic)
+    pools = RESAMPLING[config.resampling](train.labels, grouped, synthetic)
     loss = _loss(config, train.labels, synthetic, pools, len(class_names))
     return _steps(config, _new_classifier(config, class_names), train, pools, loss, held_out, augment)
 
 
 def check_train_config(config: TrainConfig) -> None:
     """ValueError for a method, prior, resampling or precision that doesn't exist, naming those that do."""
-    choices = {"method": LOSSES, "prior": PRIORS, "resampling": RESAMPLING, "precision": ("fp32", "bf16")}
+    choices: dict[str, Collection[str]] = {
+        "method": LOSSES,
+        "prior": PRIORS,
+        "resampling": RESAMPLING,
+        "precision": ("fp32", "bf16"),
+    }
     for name, known in choices.items():
         if getattr(config, name) not in known:
             raise ValueError(f"unknown {name} {getattr(config, name)!r}: expected one of {', '.join(known)}")
@@ -121,13 +123,15 @@ def _steps(
     model, optimizer = accelerator.prepare(classifier, sgd(config, classifier))
     average = copy.deepcopy(classifier) if config.ema_decay else classifier
     selected, best = classifier, -math.inf
-    for step, rows in enumerate(
-        batches(pools, config.batch_size, config.steps, _generator(config.seed)), start=1
-    ):
+    order = batches(pools, config.batch_size, config.steps, _generator(config.seed))
+    for step, rows in enumerate(order, start=1):
         rate = optimizer.param_groups[0]["lr"] = learning_rate_at(step, config)
-        logits, labels = _forward(config, accelerator, model, train, _own(rows, accelerator), augment, step)
+        draws = _generator(config.seed, step, accelerator.process_index)
+        batch, labels = _batch(train, _own(rows, accelerator), augment, draws, accelerator.device)
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            logits, _ = model(batch)
         # Processes average their gradients, so each scales its sum: their slices may differ by one image
-        value = loss(logits, labels).sum() * accelerator.num_processes / config.batch_size
+        value = loss(logits.float(), labels).sum() * accelerator.num_processes / config.batch_size
         optimizer.zero_grad()
         accelerator.backward(value)
         optimizer.step()
@@ -142,23 +146,13 @@ def _steps(
         yield StepRecord(step, config.steps, mean, rate, score, _finished(selected) if last else None)
 
 
-def _forward(
-    config: TrainConfig,
-    accelerator: Accelerator,
-    model: nn.Module,
-    train: Examples,
-    rows: Rows,
-    augment: Augment | None,
-    step: int,
+def _batch(
+    train: Examples, rows: Rows, augment: Augment | None, draws: torch.Generator, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The rows' logits [b, C] in fp32 and labels [b], on the training device."""
-    device = accelerator.device
+    """Images float [b, 3, S, S] in [0, 1] and labels [b], on `device`."""
     images = to_unit_range(train.images[rows], device)
-    if augment is not None:
-        images = augment(images, _generator(config.seed, step, accelerator.process_index))
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-        logits, _ = model(images)
-    return logits.float(), torch.from_numpy(train.labels[rows]).to(device)
+    labels = torch.from_numpy(train.labels[rows]).to(device)
+    return (augment(images, draws) if augment else images), labels
 
 
 def _validate(classifier: Classifier, validation: Examples | None, accelerator: Accelerator) -> float | None:
@@ -169,14 +163,16 @@ def _validate(classifier: Classifier, validation: Examples | None, accelerator: 
     if validation is None:
         return None
     rows = _own(np.arange(len(validation.labels)), accelerator)
-    predicted = predict(classifier, validation.images, rows=rows).argmax(1).numpy()
+    logits = predict(classifier, validation.images, rows=rows)
+    predicted = logits.argmax(1).numpy()
     hits = torch.from_numpy(class_hits(predicted, validation.labels[rows], len(classifier.class_names)))
     return mean_class_accuracy(accelerator.reduce(hits.to(accelerator.device), reduction="sum").cpu().numpy())
 
 
 def _own(rows: Rows, accelerator: Accelerator) -> Rows:
     """This process' contiguous slice."""
-    return np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
+    mine: Rows = np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
+    return mine
 
 
 def _finished(classifier: Classifier) -> Classifier:
@@ -187,7 +183,7 @@ def _finished(classifier: Classifier) -> Classifier:
 def _finite(loss: float, step: int, config: TrainConfig) -> float:
     if not math.isfinite(loss):
         raise ValueError(
-            f"training diverged: loss {loss} at step {step} with learning_rate {config.learning_rate}; lower it"
+            f"training diverged: loss {loss} at step {step}; lower learning_rate, now {config.learning_rate}"
         )
     return loss
 
@@ -230,7 +226,7 @@ def _loss(
     return lambda logits, labels: loss(logits, labels, prior.to(logits.device))
 
 
-# ------------------------------------------------------------------------------------------------------------------
+# ----------------------------------------------------------------------------------------------------------
 # What is refused.
 
 
@@ -260,6 +256,6 @@ def _check_trained_classes(train: Rows, validation: Rows, class_names: Sequence[
     if len(unseen):
         names = ", ".join(str(class_names[label]) for label in unseen)
         raise ValueError(
-            f"validation has images of classes without a training image: {names}; add training images (real or "
-            "synthetic) or leave these classes out"
+            f"validation has images of classes without a training image: {names}; add training images (real "
+            "or synthetic) or leave these classes out"
         )

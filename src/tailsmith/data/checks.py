@@ -9,14 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tailsmith.data.counts import class_counts
-from tailsmith.data.dataset import Dataset, content_hash, decode
+from tailsmith.data.dataset import SPLITS, Dataset, content_hash, decode
 
 
 def check_dataset(dataset: Dataset, *, skip_corrupt: bool = False) -> tuple[Dataset, list[str]]:
     """The dataset, fit for use, and a line for each corrupt image that `skip_corrupt` left out.
 
-    Decodes and hashes every image once. ValueError for: no image, a single class, duplicate ids, synthetic images
-    in val or test, corrupt images, classes that val or test has and train lacks, one image in two splits.
+    Decodes and hashes every image once. ValueError for: no image, a single class, duplicate ids, synthetic
+    images in val or test, corrupt images, classes that only val or test has, one image in two splits.
     """
     check_table(dataset)
     hashes, complaints = _examine(dataset)
@@ -76,7 +76,7 @@ def check_overlap(dataset: Dataset, hashes: Sequence[str]) -> None:
     """No image content [n] lies in two splits."""
     first: dict[str, int] = {}  # content -> the first row that has it
     splits = dataset.table["split"].to_numpy()
-    order = [row for split in ("train", "val", "test") for row in np.flatnonzero(splits == split)]
+    order = [row for split in SPLITS for row in np.flatnonzero(splits == split).tolist()]
     pairs = [
         (other, row) for row in order if splits[other := first.setdefault(hashes[row], row)] != splits[row]
     ]
@@ -104,8 +104,8 @@ def _check_real_evaluation(dataset: Dataset) -> None:
     if len(wrong):
         row = int(wrong[0])
         raise ValueError(
-            f"{dataset.described(row)} is synthetic and in {table['split'].iat[row]} ({len(wrong)} such images); "
-            "validation and test should be real: move it to train"
+            f"{dataset.described(row)} is synthetic and in {table['split'].iat[row]} ({len(wrong)} such "
+            "images); validation and test should be real: move it to train"
         )
 
 

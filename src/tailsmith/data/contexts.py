@@ -1,6 +1,7 @@
 """Place a 28x28 product photograph into one of six procedural contexts, as a 32x32 colour image.
 
-The contexts carry the names of NICO++'s six. Everything is a deterministic function of (photograph, context, style, seed).
+The contexts carry the names of NICO++'s six. Everything is a deterministic function of (photograph, context,
+style, seed).
 """
 
 from collections.abc import Callable
@@ -73,7 +74,7 @@ def _rock(rng: np.random.Generator) -> Array:
     nearest = np.sort(distance, axis=-1)
     crack = np.clip((np.sqrt(nearest[..., 1]) - np.sqrt(nearest[..., 0])) * 10, 0, 1)  # 0 on a facet's border
     shade = shades[distance.argmin(axis=-1)] * (0.55 + 0.45 * crack)
-    return shade[..., None] * _colour(1.0, 0.97, 0.92)
+    return np.asarray(shade[..., None] * _colour(1.0, 0.97, 0.92))
 
 
 def _water(rng: np.random.Generator) -> Array:
@@ -95,8 +96,8 @@ LIGHT: dict[str, Array] = {  # what the surroundings do to the colour of the gar
 def cut_out(photograph: NDArray[np.uint8], *, keep_holes: bool) -> Array:
     """Opacity of the garment, [28, 28] in [0, 1].
 
-    Fashion-MNIST is tone-inverted on black: white cloth is almost as dark as the background, so inner holes are cloth
-    and are filled, unless the garment really has holes (straps, handles: `keep_holes`).
+    Fashion-MNIST is tone-inverted on black: white cloth is almost as dark as the background, so inner holes
+    are cloth and are filled, unless the garment really has holes (straps, handles: `keep_holes`).
     """
     solid = photograph > 16
     if not keep_holes:
@@ -112,12 +113,17 @@ def _ink(value: Array, opacity: Array) -> Array:
 
 
 def render(
-    photograph: NDArray[np.uint8], context: str, *, seed: int, style: str = "photograph", keep_holes: bool = False
+    photograph: NDArray[np.uint8],
+    context: str,
+    *,
+    seed: int,
+    style: str = "photograph",
+    keep_holes: bool = False,
 ) -> NDArray[np.uint8]:
     """One photograph [28, 28] in one context -> uint8 [32, 32, 3]; a pure function of its arguments.
 
-    `style="drawing"` inverts the garment's tones, inks its outlines and bleaches the surroundings: the stylistic bias of
-    the paper's section 3.2.
+    `style="drawing"` inverts the garment's tones, inks its outlines and bleaches the surroundings: the
+    stylistic bias of the paper's section 3.2.
     """
     rng = np.random.default_rng(seed)
     background = BACKGROUNDS[context](rng)

@@ -1,7 +1,9 @@
-"""The embedded world: a subset of Fashion-MNIST in six contexts, as two imbalanced tasks over the same photographs.
+"""The embedded world: a subset of Fashion-MNIST in six contexts, as two imbalanced tasks over the same
+photographs.
 
-`fashion-lt` is class-imbalanced like ImageNet-LT; `fashion-groups` has 60 garment x context groups like NICO++, many
-of them rare or empty. Validation and test are balanced and real. Nothing here was seen by the embedded generator.
+`fashion-lt` is class-imbalanced like ImageNet-LT; `fashion-groups` has 60 garment x context groups like
+NICO++, many of them rare or empty. Validation and test are balanced and real. Nothing here was seen by the
+embedded generator.
 """
 
 import io
@@ -18,31 +20,35 @@ from PIL import Image
 from tailsmith.data.contexts import CONTEXTS, render
 from tailsmith.data.dataset import Dataset, make_table
 
-CLASS_NAMES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASS_NAMES = (
+    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
+)  # fmt: skip
 KEEPS_HOLES = frozenset({CLASS_NAMES.index("sandal"), CLASS_NAMES.index("bag")})
 LICENCE = "Fashion-MNIST, Copyright (c) 2017 Zalando SE, MIT"
 
-# fashion-lt: exponential 500 -> 5, head to tail; hard garments (shirt, coat, pullover, t-shirt look alike) and easy
-# ones (trouser, bag, ...) alternate so that no shot is easy by its garments alone.
+# fashion-lt: exponential 500 -> 5, head to tail; hard garments (shirt, coat, pullover, t-shirt look alike)
+# and easy ones (trouser, bag, ...) alternate so that no shot is easy by its garments alone.
 LONG_TAIL = {
     "t-shirt": 500, "ankle boot": 300, "pullover": 180, "trouser": 108, "coat": 65,
     "sneaker": 39, "dress": 23, "shirt": 14, "bag": 8, "sandal": 5,
 }  # fmt: skip
 
-# fashion-groups: each garment is common in one context and rare, or absent, in the others. The generator's own
-# training data has the same favourite contexts (tools/build_embedded.py).
+# fashion-groups: each garment is common in one context and rare, or absent, in the others. The generator's
+# own training data has the same favourite contexts (tools/build_embedded.py).
 MAJORITY_CONTEXT = {
     "t-shirt": "outdoor", "trouser": "rock", "pullover": "autumn", "dress": "grass", "coat": "dim",
     "sandal": "water", "shirt": "water", "sneaker": "grass", "bag": "outdoor", "ankle boot": "rock",
 }  # fmt: skip
-GROUP_PROFILE = (150, 16, 8, 4, 2, 0)  # the majority context first, then the contexts that follow it in CONTEXTS
+GROUP_PROFILE = (150, 16, 8, 4, 2, 0)  # the majority context, then the contexts that follow it in CONTEXTS
 
 TASKS = ("fashion-lt", "fashion-groups")
 
 
 @dataclass(frozen=True)
 class Photographs:
-    """Grey 28x28 product photographs; `origin` numbers them through the original train (0..59,999) and test files."""
+    """Grey 28x28 product photographs; `origin` numbers them through the original train (0..59,999) and test
+    files.
+    """
 
     pixels: NDArray[np.uint8]  # [n, 28, 28]
     labels: NDArray[np.uint8]  # [n]
@@ -76,12 +82,14 @@ def group_counts() -> NDArray[np.int64]:
     return counts
 
 
-def load_embedded(task: str, *, seed: int = 0, counts: Sequence[int] | NDArray[np.int64] | None = None) -> Dataset:
+def load_embedded(
+    task: str, *, seed: int = 0, counts: Sequence[int] | NDArray[np.int64] | None = None
+) -> Dataset:
     """One of `TASKS`; the seed decides which real photographs, and which contexts, the training split gets.
 
-    `counts` replaces the task's training counts: [10] for fashion-lt, [10, 6] for fashion-groups. With the same seed a
-    larger count keeps every image of the smaller one, which is how "topped up with real images" is made. Validation
-    (1,200) and test (4,800) are the same for every seed.
+    `counts` replaces the task's training counts: [10] for fashion-lt, [10, 6] for fashion-groups. With the
+    same seed a larger count keeps every image of the smaller one, which is how "topped up with real images"
+    is made. Validation (1,200) and test (4,800) are the same for every seed.
     """
     if task not in TASKS:
         raise ValueError(f"embedded task should be one of {list(TASKS)}, got {task!r}")
@@ -111,17 +119,19 @@ def _training_rows(
         pool = np.flatnonzero((photographs.split == 0) & (photographs.labels == label))
         total = int(counts[label].sum())
         if total > len(pool):
-            raise ValueError(f"class {CLASS_NAMES[label]!r} has {len(pool)} photographs to draw from, asked for {total}")
+            raise ValueError(
+                f"class {CLASS_NAMES[label]!r} has {len(pool)} photographs to draw from, asked for {total}"
+            )
         order, random_contexts = rng.permutation(pool), rng.integers(0, len(CONTEXTS), size=len(pool))
         if counts.ndim == 1:
             rows += order[:total].tolist()
             contexts += random_contexts[:total].tolist()
-        else:  # every context owns a tenth of the order, the majority the rest, so that groups grow independently
+        else:  # every context owns a share of the order, so that groups grow independently
             for context, part in enumerate(_shares(order, label)):
                 if counts[label, context] > len(part):
                     raise ValueError(
-                        f"group {CLASS_NAMES[label]!r} in {CONTEXTS[context]!r} has {len(part)} photographs to draw "
-                        f"from, asked for {counts[label, context]}"
+                        f"group {CLASS_NAMES[label]!r} in {CONTEXTS[context]!r} has {len(part)} photographs "
+                        f"to draw from, asked for {counts[label, context]}"
                     )
                 rows += part[: counts[label, context]].tolist()
                 contexts += [context] * int(counts[label, context])
@@ -129,7 +139,9 @@ def _training_rows(
 
 
 def _shares(order: NDArray[np.int64], label: int) -> list[NDArray[np.int64]]:
-    """Split a class's photographs between the contexts: a quarter to its majority context, 15 % to each other."""
+    """Split a class's photographs between the contexts: a quarter to its majority context, 15 % to each
+    other.
+    """
     first = CONTEXTS.index(MAJORITY_CONTEXT[CLASS_NAMES[label]])
     edges = np.cumsum([0.25] + [0.15] * (len(CONTEXTS) - 1))[:-1] * len(order)
     parts = np.split(order, np.rint(edges).astype(int))
@@ -155,7 +167,11 @@ def _rendered(
         for row, context in zip(rows, contexts, strict=True)
     ]
     table = make_table(
-        photographs.labels[rows].astype(np.int64), image_ids=ids, splits=split, encoded=encoded, attributes=contexts
+        photographs.labels[rows].astype(np.int64),
+        image_ids=ids,
+        splits=split,
+        encoded=encoded,
+        attributes=contexts,
     )
     return Dataset(table, CLASS_NAMES, CONTEXTS)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -24,13 +22,11 @@ def exponential_profile(n_max: int, imbalance_factor: float, classes: int) -> tu
     return tuple(int(count) for count in np.maximum(counts, 1))
 
 
-def subset_to_counts(
-    dataset: Dataset, counts: Sequence[int] | npt.NDArray[np.integer], *, seed: int
-) -> Dataset:
+def subset_to_counts(dataset: Dataset, counts: npt.ArrayLike, *, seed: int) -> Dataset:
     """Training images down to `counts`, per class [C] or per group [C, A]; validation and test rows all stay.
 
-    Without replacement and nested: with one seed, the images chosen for n are among those chosen for n + 1, and no
-    class's choice depends on another's count. Rows keep their order.
+    Without replacement and nested: with one seed, the images chosen for n are among those for n + 1, and
+    no class's choice depends on another's count. Rows keep their order.
     """
     wanted = np.asarray(counts, dtype=np.int64)
     cells, available = _cells(dataset, wanted)

@@ -21,10 +21,11 @@ def fill_splits(
     test_fraction: float = TEST_FRACTION,
     seed: int = 0,
 ) -> Dataset:
-    """Whichever of val and test has no image is taken from train, class by class; existing ones stay as they are.
+    """Whichever of val and test has no image is taken from train, class by class; existing ones stay.
 
-    An image's place follows from its content and `seed`, not from file names or order: images of equal content go
-    together. Every class keeps at least one training image. Only real images move. A fraction of 0 takes none.
+    An image's place follows from its content and `seed`, not from file names or order, and images of equal
+    content go together. Every class keeps at least one training image. Only real images move. A fraction of 0
+    takes none.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
         raise ValueError(
@@ -48,7 +49,7 @@ def _move(dataset: Dataset, missing: dict[str, float], seed: int) -> Dataset:
     place: dict[str, str] = {}  # rank -> split, across classes, so that no content lies in two splits
     for label in range(len(dataset.class_names)):
         of_class = dataset.labels[movable] == label
-        _place_class(sorted(set(ranks[of_class]) - set(place)), missing, place)
+        _place_class(sorted(rank for rank in set(ranks[of_class]) if rank not in place), missing, place)
     splits[movable] = [place[rank] for rank in ranks]
     return replace(dataset, table=table.assign(split=splits))
 

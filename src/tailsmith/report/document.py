@@ -8,25 +8,27 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from tailsmith.files import write_atomically
 from tailsmith.report import sections
+from tailsmith.report.feedback_section import samples
 from tailsmith.report.gallery import GalleryRow, view_gallery
 from tailsmith.report.headline import headline, lead
-from tailsmith.report.results import Arm, read_arm
+from tailsmith.report.results import read_arm
 
 
 @dataclass(frozen=True)
 class ReportData:
     """Everything a report says.
 
-    `dataset`: {"name", "counts": {class: training images}} and, where known, "groups": {group: training images},
-    "licence". `target_counts`: class -> images after synthesis; absent classes got none. `arms`: name -> accuracy
-    table, or one table per seed. `samples`: name -> {"criterion": [..], "criterion_independent": [..],
-    "judge_agreement": 0..1, "frechet_distance", "feedback_scale", "skipped": {reason: steps}, "reference": the
-    unguided arm to compare with}, each key optional. `timings`: stage -> seconds. `skipped_files`: path -> reason.
+    `dataset`: {"name", "counts": {class: training images}} and, where known, "groups": {group: training
+    images} and "licence". `target_counts`: class -> images after synthesis; absent classes got none.
+    `arms`: name -> accuracy table, or one table per seed. `gallery`: rarest class first.
+    `samples`: name -> {"criterion": [..], "criterion_independent": [..], "judge_agreement": 0..1,
+    "frechet_distance", "feedback_scale", "skipped": {reason: steps}, "reference": the unguided arm to compare
+    with (else the last unguided one)}, each key optional; names that are also arms get a verdict.
     `environment`: name -> value or {name: value}: versions, hashes, licences, seeds, machine.
+    `timings`: stage -> seconds. `skipped_files`: path -> reason.
     """
 
     title: str
@@ -65,7 +67,7 @@ def render_report(data: ReportData) -> str:
         "groups": sections.groups(data, arms, colours),
         "confusions": sections.confusions(data, baseline, best),
         "gallery": view_gallery(data.gallery),
-        "samples": sections.samples(data, arms, colours),
+        "samples": samples(data, arms, colours),
         "timings": sections.timings(data),
         "environment": sections.environment(data.environment),
     }
@@ -84,16 +86,17 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def _arm_colours(data: ReportData) -> dict[str, int]:
-    """Arm name -> colour number, in the order of the arms: 0 the baseline (grey), 1 the best, then the others."""
-    others = iter(range(2 if data.best_arm != data.baseline_arm else 1, len(data.arms) + 1))
-    fixed = {data.best_arm: 1, data.baseline_arm: 0} if data.best_arm != data.baseline_arm else {data.best_arm: 0}
+    """Arm name -> colour number, in the order of the arms: 0 the baseline (grey), 1 the best, then others."""
+    fixed = {data.best_arm: 1, data.baseline_arm: 0}  # where they are one, it is the baseline
+    others = iter(range(2, len(data.arms) + 2))
     return {name: fixed[name] if name in fixed else next(others) for name in data.arms}
 
 
 def _check(data: ReportData) -> None:
     for role, name in (("baseline_arm", data.baseline_arm), ("best_arm", data.best_arm)):
         if name not in data.arms:
-            raise ValueError(f"{role}: got {name!r}, expected one of the arms: {', '.join(data.arms) or 'none given'}")
+            known = ", ".join(data.arms) or "none given"
+            raise ValueError(f"{role}: got {name!r}, expected one of the arms: {known}")
     if not data.dataset.get("counts"):
         raise ValueError("dataset: expected 'counts' with the training images of each class, got none")
     unknown = sorted(set(data.target_counts) - set(data.dataset["counts"]))
@@ -103,5 +106,7 @@ def _check(data: ReportData) -> None:
 
 def _template() -> jinja2.Template:
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    settings: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "undefined": jinja2.StrictUndefined}
-    return jinja2.Environment(loader=loader, autoescape=True, **settings).get_template("template.html")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("template.html")

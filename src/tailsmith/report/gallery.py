@@ -43,7 +43,7 @@ class GalleryView:
 
 
 def view_gallery(rows: Sequence[GalleryRow]) -> GalleryView:
-    """Lay the rows out in the order given, columns in order of first appearance, as many rows as the page affords."""
+    """Rows in the order given, columns in order of first appearance, as many rows as the page affords."""
     titles = tuple(dict.fromkeys(title for row in rows for title in row.images))
     affordable = max(1, min(MOST_ROWS, MOST_IMAGES // (IMAGES_PER_CELL * max(len(titles), 1))))
     shown = tuple((row.class_name, row.count, _cells(row, titles)) for row in rows[:affordable])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from tailsmith.report.results import GROUP_SHOTS, SHOTS, Arm, Difference, difference
+from tailsmith.report.results import GROUP_SHOTS, SHOTS, Arm, Cell, Difference, difference
 
 # What a run is for, most telling first: the first that both arms have makes the headline.
 GOALS = {
@@ -13,6 +13,7 @@ GOALS = {
     "worst-group accuracy": ("worst_group",),
     "overall accuracy": ("overall",),
 }
+SCOPES = {"few-shot accuracy": " of the few-shot classes", "worst-group accuracy": " of the worst group"}
 
 
 def measures(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
@@ -27,39 +28,37 @@ def measures(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
 
 
 def headline(baseline: Arm, best: Arm) -> str:
-    """E.g. "Few-shot accuracy 41.2 → 58.9 (+17.7)"; says first when nothing was gained or when it can't be told."""
+    """E.g. "Few-shot accuracy 41.2 → 58.9 (+17.7), overall ..."; says so first when nothing was gained."""
     goal, change = goal_of(baseline, best)
     if math.isnan(change.gain):
         return "No test images: nothing can be said about accuracy"
     if baseline.name == best.name:
         return f"{goal.capitalize()} {change.before.accuracy:.1f}, and no arm that improves on it"
-    figures = f"{change.before.accuracy:.1f} → {change.after.accuracy:.1f} ({signed(change.gain)})"
+    figures = f"{goal} {_arrow(change)}"
+    if goal != "overall accuracy":
+        figures += f", overall {_arrow(difference(baseline, best, 'overall'))}"
     if change.verdict == "gain":
-        return f"{goal.capitalize()} {figures}"
+        return figures[0].upper() + figures[1:]
     if change.verdict == "loss":
-        return f"It got worse: {goal} {figures}"
-    return f"{'No clear gain' if change.gain > 0 else 'Nothing gained'}: {goal} {figures}"
+        return f"It got worse: {figures}"
+    return f"{'No clear gain' if change.gain > 0 else 'Nothing gained'}: {figures}"
 
 
 def lead(baseline: Arm, best: Arm, added: int) -> list[str]:
-    """Sentences under the headline: between which arms, on how many images, how sure, overall, and what it cost."""
+    """Sentences under the headline: which arms, on how many images, how sure, overall, and what it cost."""
     goal, change = goal_of(baseline, best)
     if math.isnan(change.gain):
         return ["Give the run a test split with images of the rare classes to measure what it bought."]
     if baseline.name == best.name:
-        interval = f"{change.before.low:.1f} to {change.before.high:.1f}"
-        spread = "95 % interval" if change.before.seeds == 1 else f"mean ± std over {change.before.seeds} seeds"
-        return [f"“{baseline.name}”, on {change.before.n:,} test images ({spread}: {interval})."]
+        return [_alone(baseline, change.before)]
     images = f", which also trained on {added:,} synthetic images," if added else ""
-    sentences = [
-        f"“{best.name}”{images} against “{baseline.name}”, on {change.after.n:,} real test images.",
-        f"The difference in {goal} has a 95 % interval of {interval_of(change)} points ({change.basis})"
-        + ("; it includes zero, so chance alone could explain it." if change.verdict == "unclear" else "."),
-    ]
+    on = f"on {change.after.n:,} real test images{SCOPES.get(goal, '')}"
+    sentences = [f"“{best.name}”{images} against “{baseline.name}”, {on}.", _how_sure(goal, change)]
     if goal != "overall accuracy":
         total = difference(baseline, best, "overall")
-        sentences.append(f"Overall: {_from_to(total)}.")
-    return sentences + _costs(baseline, best)
+        figures = f"{signed(total.gain)} ({interval_of(total)})"
+        sentences.append(f"Overall, on {total.after.n:,} images: {figures}.")
+    return sentences + _costs(baseline, best, besides=GOALS[goal])
 
 
 def goal_of(baseline: Arm, best: Arm) -> tuple[str, Difference]:
@@ -91,13 +90,29 @@ def interval_of(change: Difference) -> str:
     return "unknown width" if math.isnan(change.low) else f"{signed(change.low)} to {signed(change.high)}"
 
 
-def _from_to(change: Difference) -> str:
-    figures = f"{change.before.accuracy:.1f} → {change.after.accuracy:.1f} ({signed(change.gain)}"
-    return f"{figures}, interval {interval_of(change)})"
+def _arrow(change: Difference) -> str:
+    return f"{change.before.accuracy:.1f} → {change.after.accuracy:.1f} ({signed(change.gain)})"
 
 
-def _costs(baseline: Arm, best: Arm) -> list[str]:
-    columns: Mapping[str, tuple[str, ...]] = measures([baseline, best])
-    losses = {title: difference(baseline, best, *keys).gain for title, keys in columns.items() if title != "Overall"}
-    fell = [f"{title} {signed(loss)}" for title, loss in losses.items() if loss <= -0.05]
+def _alone(arm: Arm, cell: Cell) -> str:
+    spread = "95 % interval" if cell.seeds == 1 else f"mean ± std over {cell.seeds} seeds"
+    return f"“{arm.name}”, on {cell.n:,} test images ({spread}: {cell.low:.1f} to {cell.high:.1f})."
+
+
+def _how_sure(goal: str, change: Difference) -> str:
+    if math.isnan(change.low):
+        return f"No interval is known for the difference in {goal}."
+    sure = f"The difference in {goal} has a 95 % interval of {interval_of(change)} points ({change.basis})"
+    return sure + (
+        "; it includes zero: chance alone could explain it." if change.verdict == "unclear" else "."
+    )
+
+
+def _costs(baseline: Arm, best: Arm, besides: tuple[str, ...]) -> list[str]:
+    """What fell, other than overall accuracy and the headline's measure, which are said already."""
+    others = {
+        t: keys for t, keys in measures([baseline, best]).items() if keys not in (besides, ("overall",))
+    }
+    gains = {title: difference(baseline, best, *keys).gain for title, keys in others.items()}
+    fell = [f"{title} {signed(gain)}" for title, gain in gains.items() if gain <= -0.05]
     return [f"What it cost: {', '.join(fell)}."] if fell else []

@@ -12,16 +12,19 @@ from scipy import stats
 
 SHOTS = {"many": "Many (> 100)", "medium": "Medium (20–100)", "few": "Few (< 20)"}
 GROUP_SHOTS = {
-    "majority": "Majority groups (> 100)",
-    "medium": "Medium groups (20–100)",
-    "minority": "Minority groups (< 20)",
-    "unseen": "Unseen groups (0)",
+    "majority": "Majority groups",
+    "medium": "Medium groups",
+    "minority": "Minority groups",
+    "unseen": "Unseen groups",
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """An accuracy in percent on `n` test images; [low, high] is a 95 % interval, or mean ± std over several seeds."""
+    """An accuracy in percent on `n` test images.
+
+    [low, high] is a 95 % interval of one seed, or mean ± standard deviation over several.
+    """
 
     accuracy: float = math.nan
     n: int = 0
@@ -71,7 +74,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """"gain" or "loss" where the interval excludes zero, else "unclear"."""
+        """ "gain" or "loss" where the interval excludes zero, else "unclear"."""
         if self.low > 0:
             return "gain"
         return "loss" if self.high < 0 else "unclear"
@@ -81,7 +84,9 @@ def read_arm(name: str, tables: Mapping[str, Any] | Sequence[Mapping[str, Any]])
     """An arm given as one accuracy table, or as one table per seed."""
     several = [tables] if isinstance(tables, Mapping) else list(tables)
     if not several or any("overall" not in table for table in several):
-        raise ValueError(f"arm {name!r}: expected an accuracy table with 'overall', or a list of them, one per seed")
+        raise ValueError(
+            f"arm {name!r}: expected an accuracy table with 'overall', or a list of them, one per seed"
+        )
     return Arm(name, tuple(several))
 
 
@@ -89,7 +94,8 @@ def difference(before: Arm, after: Arm, *keys: str) -> Difference:
     """How far `after` is above `before` at e.g. ("shots", "few").
 
     Equally many seeds (two or more) are paired: a t interval over their differences. Otherwise the two
-    intervals are combined as if independent (Newcombe 1998, method 10), which is wide for arms that share a test set.
+    intervals (means over seeds) are combined as if independent (Newcombe 1998, method 10), which is wide for
+    arms that share a test set.
     """
     one, two = before.cells(*keys), after.cells(*keys)
     paired = [b.accuracy - a.accuracy for a, b in zip(one, two, strict=False) if not (a.missing or b.missing)]
@@ -98,8 +104,8 @@ def difference(before: Arm, after: Arm, *keys: str) -> Difference:
         gain, half = float(np.mean(paired)), _t_half_width(paired)
         return Difference(start, end, gain, gain - half, gain + half, f"over {len(paired)} paired seeds")
     gain = end.accuracy - start.accuracy
-    low = gain - math.hypot(end.accuracy - end.low, start.high - start.accuracy)
-    high = gain + math.hypot(end.high - end.accuracy, start.accuracy - start.low)
+    (a_down, a_up), (b_down, b_up) = _reach(one), _reach(two)
+    low, high = gain - math.hypot(b_down, a_up), gain + math.hypot(b_up, a_down)
     return Difference(start, end, gain, low, high, "from the intervals of both arms, taken as independent")
 
 
@@ -108,6 +114,13 @@ def shot_of(count: int) -> str:
     if count > 100:
         return "many"
     return "medium" if count >= 20 else "few"
+
+
+def _reach(cells: Sequence[Cell]) -> tuple[float, float]:
+    """How far the 95 % interval reaches below and above the accuracy, in the mean over seeds."""
+    known = [(cell.accuracy - cell.low, cell.high - cell.accuracy) for cell in cells if not cell.missing]
+    down, up = np.mean(known, axis=0) if known else (math.nan, math.nan)
+    return float(down), float(up)
 
 
 def _t_half_width(values: Sequence[float]) -> float:
@@ -130,9 +143,10 @@ def _number(value: Any) -> float:
 
 
 def _merge(cells: Sequence[Cell]) -> Cell:
-    """One cell for several seeds: mean, and mean ± sample standard deviation as its ends; seeds without images drop out."""
+    """One cell for several seeds: their mean, and mean ± standard deviation; missing cells drop out."""
     known = [cell for cell in cells if not cell.missing]
     if len(known) <= 1:
         return known[0] if known else Cell()
-    mean, std = (float(f([cell.accuracy for cell in known])) for f in (np.mean, lambda x: np.std(x, ddof=1)))
+    values = [cell.accuracy for cell in known]
+    mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
     return Cell(mean, max(cell.n for cell in known), mean - std, mean + std, len(known))

@@ -11,7 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from tailsmith.report import charts
-from tailsmith.report.headline import feedback_verdict, goal_of, measures, signed
+from tailsmith.report.headline import measures, signed
 from tailsmith.report.results import SHOTS, Arm, Cell, Difference, difference, shot_of
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of cells, with the chart that shows the same."""
+    """Columns and rows of (name, training images, cells), with the charts that show the same."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, int | None, tuple[Cell, ...]], ...]
-    chart: Markup
+    charts: tuple[Markup, ...]
     left_out: int = 0
     crowded: bool = False
 
@@ -56,7 +56,13 @@ def legend(data: ReportData, colours: Mapping[str, int]) -> list[dict[str, Any]]
     """Name, colour, marker and part of each arm."""
     parts = {data.best_arm: "best", data.baseline_arm: "baseline"}
     return [
-        {"name": name, "colour": index % 8, "index": index, "glyph": GLYPHS[index % 8], "part": parts.get(name, "")}
+        {
+            "name": name,
+            "index": index,
+            "colour": index % 8,
+            "glyph": GLYPHS[index % 8],
+            "part": parts.get(name),
+        }
         for name, index in colours.items()
     ]
 
@@ -72,13 +78,12 @@ def counts(data: ReportData) -> dict[str, Any]:
         before, total = sum(real[name] for name in names), sum(after[name] for name in names)
         per_shot.append({"title": title, "classes": len(names), "real": before, "synthetic": total - before})
     few_words = f"Training images per class: {sum(real.values()):,} real, {added_images(data):,} synthetic"
-    curve = ""
-    if len(real) > MOST_CLASSES:
-        curve = charts.counts_curve(list(real.values()), list(after.values()), f"{few_words}, {len(real):,} classes")
-    chart = charts.counts_chart(shown, after, few_words)
+    curve = len(real) > MOST_CLASSES and charts.counts_curve(
+        list(real.values()), list(after.values()), few_words
+    )
     return {
-        "chart": Markup(chart),
-        "curve": Markup(curve),
+        "chart": Markup(charts.counts_chart(shown, after, few_words)),
+        "curve": Markup(curve or ""),
         "per_shot": per_shot,
         "classes": len(real),
         "real": sum(real.values()),
@@ -90,10 +95,11 @@ def accuracy(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, in
     """Rows = arms, columns = overall, shots, groups; the chart has them the other way round."""
     columns = measures(list(arms.values()))
     rows = {title: {name: arm.cell(*keys) for name, arm in arms.items()} for title, keys in columns.items()}
-    known = {title: cells for title, cells in rows.items() if not all(cell.missing for cell in cells.values())}
-    chart = charts.intervals_chart(known, colours, "Accuracy of each arm: " + ", ".join(known))
+    known = {title: cells for title, cells in rows.items() if any(not c.missing for c in cells.values())}
+    label = "Accuracy of each arm: " + ", ".join(known)
+    drawn = (Markup(charts.intervals_chart(known, colours, label)),) if known else ()
     body = tuple((name, None, tuple(cells[name] for cells in rows.values())) for name in arms)
-    return Table(tuple(columns), body, Markup(chart))
+    return Table(tuple(columns), body, drawn)
 
 
 def classes(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, int]) -> Table | None:
@@ -127,32 +133,6 @@ def confusions(data: ReportData, baseline: Arm, best: Arm) -> list[dict[str, Any
     return shown
 
 
-def samples(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, int]) -> dict[str, Any] | None:
-    """Histograms, the table per feedback scale, and a verdict for each feedback arm against its unguided reference."""
-    if not data.samples:
-        return None
-    own = {name: colours.get(name, index + len(colours)) for index, name in enumerate(data.samples)}
-    reference = _reference(data)
-    goal, rows, verdicts = "", [], []
-    for name, entry in data.samples.items():
-        unguided = str(entry.get("reference") or reference or "")
-        guided = (_value(entry, "feedback_scale") > 0) and name in arms and unguided in arms
-        change = None
-        if guided:
-            goal, change = goal_of(arms[unguided], arms[name])
-            if not math.isnan(change.gain):
-                verdicts.append(feedback_verdict(goal, name, unguided, change))
-        rows.append(_sample_row(name, entry, change))
-    return {
-        "rows": rows,
-        "verdicts": verdicts,
-        "goal": goal or "accuracy",
-        "histograms": _histograms(data, own),
-        "scales": _scale_charts(data, reference),
-        "skipped": {name: dict(entry["skipped"]) for name, entry in data.samples.items() if entry.get("skipped")},
-    }
-
-
 def timings(data: ReportData) -> list[dict[str, Any]]:
     longest = max(data.timings.values(), default=0.0) or 1.0
     return [
@@ -184,93 +164,31 @@ def _listing(
     crowded = len(shown) > CROWDED and len(arms) > 2
     drawn = {n: c for n, c in colours.items() if not crowded or n in (data.baseline_arm, data.best_arm)}
     cells = {name: {arm: arms[arm].cell(section, name) for arm in arms} for name, _ in shown}
-    chart = charts.intervals_chart(cells, drawn, f"Accuracy per {section} of {', '.join(drawn)}")
+    label, span = f"Accuracy per {section} of {', '.join(drawn)}", charts.percent_span(cells)
+    halves = [
+        charts.intervals_chart(half, drawn, f"{label}: {', '.join(half)}", span) for half in _halves(cells)
+    ]
     rows = tuple((name, count, tuple(cells[name].values())) for name, count in shown)
-    return Table(tuple(arms), rows, Markup(chart), len(named) - len(shown), crowded)
+    return Table(tuple(arms), rows, tuple(map(Markup, halves)), len(named) - len(shown), crowded)
+
+
+def _halves(rows: Mapping[str, dict[str, Cell]]) -> list[dict[str, dict[str, Cell]]]:
+    """Two charts side by side where one would be long: they stack on a phone."""
+    items = list(rows.items())
+    middle = math.ceil(len(items) / 2) if len(items) >= 6 else len(items)
+    return [dict(half) for half in (items[:middle], items[middle:]) if half]
 
 
 def _sorted_counts(data: ReportData) -> dict[str, int]:
     return dict(sorted(data.dataset["counts"].items(), key=lambda item: -item[1]))
 
 
-def _by_shot(matrix: np.ndarray, names: Sequence[str], counts: Mapping[str, int]) -> tuple[np.ndarray, list[str]]:
+def _by_shot(
+    matrix: np.ndarray, names: Sequence[str], counts: Mapping[str, int]
+) -> tuple[np.ndarray, list[str]]:
     shots = [shot for shot in SHOTS if any(shot_of(counts.get(name, 0)) == shot for name in names)]
-    member = np.array([[shot_of(counts.get(name, 0)) == shot for name in names] for shot in shots], float)  # [S, C]
-    return member @ matrix @ member.T, [SHOTS[shot] for shot in shots]
-
-
-def _reference(data: ReportData) -> str | None:
-    """The unguided arm that feedback is compared with: the last one listed, as conditioning grows down the list."""
-    unguided = [name for name, entry in data.samples.items() if _value(entry, "feedback_scale") == 0]
-    return unguided[-1] if unguided else None
-
-
-def _sample_row(name: str, entry: Mapping[str, Any], change: Difference | None) -> dict[str, Any]:
-    agreement = 100 * _value(entry, "judge_agreement")
-    return {
-        "name": name,
-        "scale": _value(entry, "feedback_scale"),
-        "agreement": agreement,
-        "frechet": _value(entry, "frechet_distance"),
-        "guiding": _mean(entry, "criterion"),
-        "independent": _mean(entry, "criterion_independent"),
-        "change": change,
-        "gain": signed(change.gain) if change else "",
-    }
-
-
-def _histograms(data: ReportData, colours: Mapping[str, int]) -> list[dict[str, Any]]:
-    titles = {"criterion": "the guiding classifier", "criterion_independent": "an independent classifier"}
-    values = {key: {name: _finite(entry, key) for name, entry in data.samples.items()} for key in titles}
-    everything = np.concatenate([sample for per_arm in values.values() for sample in per_arm.values()])
-    if everything.size == 0:
-        return []
-    low, high = (float(end) for end in np.quantile(everything, (0.002, 0.998)))
-    span = (low, high if high > low else low + 1.0)
-    found = []
-    for key, title in titles.items():
-        per_arm = {name: sample for name, sample in values[key].items() if sample.size}
-        if per_arm:
-            chart = charts.ridges_chart(per_arm, colours, span, f"{data.criterion_name} under {title}, per arm")
-            found.append({"title": title, "chart": Markup(chart)})
-    return found
-
-
-def _scale_charts(data: ReportData, reference: str | None) -> list[dict[str, Any]]:
-    """How samples change with the feedback scale; only where two scales or more were tried."""
-    entries = [e for name, e in data.samples.items() if name == reference or _value(e, "feedback_scale") > 0]
-    entries.sort(key=lambda entry: _value(entry, "feedback_scale"))
-    scales = [_value(entry, "feedback_scale") for entry in entries]
-    if len(set(scales)) < 2:
-        return []
-    panels = {
-        "Judge agreement, %": {"judge": [100 * _value(entry, "judge_agreement") for entry in entries]},
-        "Fréchet distance to real images": {"distance": [_value(entry, "frechet_distance") for entry in entries]},
-        f"Mean {data.criterion_name}": {
-            "guiding classifier": [_mean(entry, "criterion") for entry in entries],
-            "independent": [_mean(entry, "criterion_independent") for entry in entries],
-        },
-    }
-    drawn = {title: s for title, s in panels.items() if np.isfinite(list(s.values())).any()}
-    return [
-        {"title": title, "chart": Markup(charts.scale_chart(scales, series, f"{title} over the feedback scale"))}
-        for title, series in drawn.items()
-    ]
-
-
-def _value(entry: Mapping[str, Any], key: str) -> float:
-    value = entry.get(key)
-    return math.nan if value is None else float(value)
-
-
-def _finite(entry: Mapping[str, Any], key: str) -> np.ndarray:
-    values = np.array([math.nan if v is None else v for v in entry.get(key) or ()], float)
-    return values[np.isfinite(values)]
-
-
-def _mean(entry: Mapping[str, Any], key: str) -> float:
-    values = _finite(entry, key)
-    return float(values.mean()) if values.size else math.nan
+    member = np.array([[shot_of(counts.get(name, 0)) == shot for name in names] for shot in shots])  # [S, C]
+    return member.astype(float) @ matrix @ member.T, [SHOTS[shot] for shot in shots]
 
 
 def _duration(seconds: float) -> str:

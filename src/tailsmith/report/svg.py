@@ -12,8 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Matplotlib knows only real colours: each role is drawn in a colour nobody would choose, replaced by var(--role) afterwards.
-ROLES = ("ink", "soft", "line", "real", "synthetic", "accent", *(f"arm{i}" for i in range(8)))
+# Matplotlib knows only real colours: each role is drawn in one that nobody would choose, and to_svg puts
+# var(--role) in its place.
+ROLES = ("ink", "soft", "line", "real", "synthetic", "accent", "onfull", *(f"arm{i}" for i in range(8)))
 COLOURS = {role: f"#0a5b{index + 1:02x}" for index, role in enumerate(ROLES)}
 ARM_COLOURS = [COLOURS[f"arm{i}"] for i in range(8)]
 FONT_SIZE = 10.5
@@ -49,7 +50,7 @@ def to_svg(figure: Figure, label: str) -> str:
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'style="[^"]*"', lambda match: _themed(match[0]), body)
     body = re.sub(r'<g id="arm-(\d+)[^"]*"', r'<g class="arm-\1"', body)
-    body = re.sub(r'<g id="(?:figure|axes|patch|line2d|text|xtick|ytick|matplotlib|Line|Path|Quad)[^"]*"', "<g", body)
+    body = re.sub(r'<g id="[^"]*"', "<g", body)  # the same in every chart, and nothing refers to them
     view_box = re.search(r'viewBox="([^"]+)"', body)
     assert view_box is not None
     opening = f'<svg class="chart" role="img" aria-label="{html.escape(label)}" viewBox="{view_box[1]}">'

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from numpy.typing import NDArray
 
+from tailsmith.synthesis.fit_generator.captions import Images
 from tailsmith.synthesis.fit_generator.stage import Draw, Losses
 
 
@@ -23,13 +23,10 @@ def create_autoencoder(*, image_size: int, channels: tuple[int, ...], latent_cha
     )
 
 
-def autoencoder_loss(
-    images: Callable[[NDArray[np.int64]], torch.Tensor], *, kl_weight: float
-) -> Callable[[torch.nn.Module, Draw], Losses]:
+def autoencoder_loss(images: Images, *, kl_weight: float) -> Callable[[AutoencoderKL, Draw], Losses]:
     """L1 + L2 reconstruction and a weak pull of the posterior to N(0, 1)."""
 
-    def loss(model: torch.nn.Module, draw: Draw) -> Losses:
-        assert isinstance(model, AutoencoderKL)
+    def loss(model: AutoencoderKL, draw: Draw) -> Losses:
         pixels = images(draw.rows)
         posterior = model.encode(pixels).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=draw.torch)
@@ -44,7 +41,7 @@ def autoencoder_loss(
 
 
 @torch.no_grad()
-def encode_all(autoencoder: AutoencoderKL, images: Callable[[NDArray[np.int64]], torch.Tensor], n: int) -> torch.Tensor:
+def encode_all(autoencoder: AutoencoderKL, images: Images, n: int) -> torch.Tensor:
     """Posterior means of all n images, unscaled, [n, C, h, w]."""
     batches = [np.arange(start, min(start + 256, n)) for start in range(0, n, 256)]
     return torch.cat([autoencoder.encode(images(rows)).latent_dist.mean for rows in batches])

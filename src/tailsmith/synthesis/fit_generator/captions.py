@@ -1,12 +1,16 @@
 """Captions made from class and attribute names, and a CLIP tokenizer whose vocabulary covers them."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
+Images = Callable[[NDArray[np.int64]], torch.Tensor]  # rows [B] -> images [B, 3, S, S] in [-1, 1]
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -28,29 +32,65 @@ class Captions:
         attribute_probability: float,
         dropout: float = 0.0,
     ) -> NDArray[np.int64]:
-        """A caption number per image [B]: names the attribute now and then, is empty with probability `dropout`."""
+        """A caption number per image [B]: names the attribute now and then, is empty with probability
+        `dropout`.
+        """
         named = (rng.random(len(labels)) < attribute_probability) & (attributes >= 0)
         grouped = 1 + self.classes + labels * self.attributes + np.maximum(attributes, 0)
         chosen = np.where(named, grouped, 1 + labels)
         return np.asarray(np.where(rng.random(len(labels)) < dropout, 0, chosen))
 
 
+@dataclass(frozen=True)
+class CaptionedImages:
+    """The training images as the three stages see them."""
+
+    images: Images
+    labels: NDArray[np.int64]  # [n]
+    attributes: NDArray[np.int64]  # [n], -1 = none
+    captions: Captions
+    attribute_probability: float  # how often a caption names the attribute
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def draw_captions(
+        self, rows: NDArray[np.int64], rng: np.random.Generator, *, dropout: float = 0.0
+    ) -> NDArray[np.int64]:
+        """A caption number per row, [B]."""
+        return self.captions.draw(
+            self.labels[rows],
+            self.attributes[rows],
+            rng,
+            attribute_probability=self.attribute_probability,
+            dropout=dropout,
+        )
+
+
 def build_tokenizer(texts: Sequence[str], *, max_length: int = 16) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer in which each word of `texts` is one token and any other text still encodes."""
+    """A CLIP byte-pair tokenizer: each word of `texts` is one token, and any other text still encodes."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Punctuation(),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     trainer = trainers.BpeTrainer(
-        vocab_size=8192, initial_alphabet=alphabet, end_of_word_suffix="</w>", min_frequency=1, show_progress=False
+        vocab_size=8192,
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        min_frequency=1,
+        show_progress=False,
     )
     tokenizer.train_from_iterator([text.lower() for text in texts], trainer)
-    import json
-
     learned = json.loads(tokenizer.to_str())["model"]
-    symbols = list(dict.fromkeys([*alphabet, *(letter + "</w>" for letter in alphabet), *learned["vocab"], START, END]))
-    merges = [tuple(merge) for merge in learned["merges"]]
+    letters = [*alphabet, *(letter + "</w>" for letter in alphabet)]
+    symbols = dict.fromkeys([*letters, *learned["vocab"], START, END])
     return CLIPTokenizer(
-        vocab={symbol: number for number, symbol in enumerate(symbols)}, merges=merges, model_max_length=max_length
+        vocab={symbol: number for number, symbol in enumerate(symbols)},
+        merges=[tuple(merge) for merge in learned["merges"]],
+        model_max_length=max_length,
     )

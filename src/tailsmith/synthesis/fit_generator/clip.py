@@ -1,18 +1,19 @@
-"""Stage 1: CLIP text and image encoders, contrastive on captions; two views of an image are kept close as well.
+"""Stage 1: CLIP text and image encoders, contrastive on captions; two views of an image are kept close as
+well.
 
-Captions alone would teach the image encoder to forget what they don't name (style, colour, pose), which web captions do
-name now and then. The second term (as in SLIP, Mu et al. 2022) keeps it, so that a conditioning image carries its style.
+Captions alone would teach the image encoder to forget what they don't name (style, colour, pose), which web
+captions do name now and then. The second term (as in SLIP, Mu et al. 2022) keeps it, so that a conditioning
+image carries its style.
 """
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from tailsmith.synthesis.fit_generator.captions import Captions
+from tailsmith.synthesis.fit_generator.captions import CaptionedImages
 from tailsmith.synthesis.fit_generator.stage import Draw, Losses
 
 
@@ -45,14 +46,15 @@ def create_clip(tokenizer: CLIPTokenizer, *, image_size: int, width: int, embedd
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:
     """-> token ids [n, max_length], padded as diffusers' pipelines pad."""
-    encoded = tokenizer(
-        texts, padding="max_length", max_length=tokenizer.model_max_length, truncation=True, return_tensors="pt"
-    )
+    length = tokenizer.model_max_length
+    encoded = tokenizer(texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return torch.as_tensor(encoded.input_ids)
 
 
 def image_embedding(clip: CLIPModel, images: torch.Tensor) -> torch.Tensor:
-    """Images in [-1, 1] -> projected embeddings [B, D], unnormalised, as CLIPVisionModelWithProjection gives them."""
+    """Images in [-1, 1] -> projected embeddings [B, D], unnormalised, as CLIPVisionModelWithProjection gives
+    them.
+    """
     pooled = clip.vision_model(pixel_values=images).pooler_output
     return torch.as_tensor(clip.visual_projection(pooled))
 
@@ -62,23 +64,14 @@ def text_embedding(clip: CLIPModel, tokens: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(clip.text_projection(pooled))
 
 
-def clip_loss(
-    images: Callable[[NDArray[np.int64]], torch.Tensor],
-    labels: NDArray[np.int64],
-    attributes: NDArray[np.int64],
-    captions: Captions,
-    tokens: torch.Tensor,
-    *,
-    attribute_probability: float,
-) -> Callable[[torch.nn.Module, Draw], Losses]:
-    """Contrastive loss between images and their captions, plus one between two shifted views of each image."""
+def clip_loss(data: CaptionedImages, tokens: torch.Tensor) -> Callable[[CLIPModel, Draw], Losses]:
+    """Contrastive loss between images and their captions (tokens [captions, length]), plus one between two
+    shifted views of each image.
+    """
 
-    def loss(model: torch.nn.Module, draw: Draw) -> Losses:
-        assert isinstance(model, CLIPModel)
-        pixels = images(draw.rows)
-        numbers = captions.draw(
-            labels[draw.rows], attributes[draw.rows], draw.numpy, attribute_probability=attribute_probability
-        )
+    def loss(model: CLIPModel, draw: Draw) -> Losses:
+        pixels = data.images(draw.rows)
+        numbers = data.draw_captions(draw.rows, draw.numpy)
         unique, index = np.unique(numbers, return_inverse=True)
         target = torch.from_numpy(index)  # [B] -> which unique caption
         views = [_shifted(pixels, draw.numpy) for _ in range(2)]

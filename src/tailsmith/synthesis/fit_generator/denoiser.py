@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
-from numpy.typing import NDArray
 
-from tailsmith.synthesis.fit_generator.captions import Captions
+from tailsmith.synthesis.fit_generator.captions import CaptionedImages
 from tailsmith.synthesis.fit_generator.stage import Draw, Losses
 
 
@@ -57,43 +55,37 @@ def noised_embedding(
     normalizer: StableUnCLIPImageNormalizer,
     scheduler: DDPMScheduler,
 ) -> torch.Tensor:
-    """What StableUnCLIPImg2ImgPipeline.noise_image_embeddings makes, with a level per image: [B, D] -> [B, 2D]."""
+    """What StableUnCLIPImg2ImgPipeline.noise_image_embeddings makes, with a level per image: [B, D] -> [B,
+    2D].
+    """
     noised = normalizer.unscale(scheduler.add_noise(normalizer.scale(embedding), noise, levels))
     level = get_timestep_embedding(levels, embedding.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
     return torch.cat([noised, level], dim=1)
 
 
 def denoiser_loss(
+    data: CaptionedImages,
     latents: torch.Tensor,
     embeddings: torch.Tensor,
     text_states: torch.Tensor,
-    captions: Captions,
-    labels: NDArray[np.int64],
-    attributes: NDArray[np.int64],
     normalizer: StableUnCLIPImageNormalizer,
     *,
-    attribute_probability: float,
     text_dropout: float,
     embedding_dropout: float,
-) -> Callable[[torch.nn.Module, Draw], Losses]:
-    """v-prediction with min-SNR-5 weighting; latents [n, C, h, w] scaled, text_states [captions, tokens, width].
+) -> Callable[[UNet2DConditionModel, Draw], Losses]:
+    """v-prediction, min-SNR-5 weighting; latents [n, C, h, w] scaled, text_states [captions, tokens, width].
 
-    A dropped image embedding is a zero vector, half the time passed through the noising (what `image_embeds=0` gives at
-    sampling) and half the time zeros altogether (the pipeline's classifier-free negative).
+    A dropped image embedding is a zero vector, half the time passed through the noising (what
+    `image_embeds=0` gives at sampling) and half the time zeros altogether (the pipeline's classifier-free
+    negative).
     """
     scheduler, embedding_scheduler = create_schedulers()
     signal_to_noise = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     weights = signal_to_noise.clamp(max=5) / (signal_to_noise + 1)  # of the v-prediction error
 
-    def loss(model: torch.nn.Module, draw: Draw) -> Losses:
+    def loss(model: UNet2DConditionModel, draw: Draw) -> Losses:
         batch, random = len(draw.rows), torch.from_numpy(draw.numpy.random((3, len(draw.rows))))
-        numbers = captions.draw(
-            labels[draw.rows],
-            attributes[draw.rows],
-            draw.numpy,
-            attribute_probability=attribute_probability,
-            dropout=text_dropout,
-        )
+        numbers = data.draw_captions(draw.rows, draw.numpy, dropout=text_dropout)
         clean = latents[draw.rows]
         noise = torch.randn(clean.shape, generator=draw.torch)
         timesteps = torch.randint(0, 1000, (batch,), generator=draw.torch)
@@ -108,7 +100,8 @@ def denoiser_loss(
             encoder_hidden_states=text_states[numbers],
             class_labels=class_labels,
         ).sample
-        error = (predicted.float() - scheduler.get_velocity(clean, noise, timesteps)).square().mean(dim=(1, 2, 3))
+        velocity = scheduler.get_velocity(clean, noise, timesteps)
+        error = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
         return {"loss": (weights[timesteps] * error).mean(), "v": error.mean()}
 
     return loss

@@ -1,121 +1,118 @@
-"""Train a small unCLIP latent diffusion model from a dataset and save it as an ordinary diffusers pipeline."""
+"""Train a small unCLIP latent diffusion model from a dataset; save it as an ordinary diffusers pipeline."""
 
-import shutil
-from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableUnCLIPImg2ImgPipeline
+from diffusers import AutoencoderKL, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from numpy.typing import NDArray
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, CLIPVisionModelWithProjection
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTokenizer,
+    CLIPVisionModelWithProjection,
+)
 
+from tailsmith.config import FitGeneratorConfig, to_dict
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
 from tailsmith.files import read_json, write_json
 from tailsmith.synthesis.fit_generator.autoencoder import autoencoder_loss, create_autoencoder, encode_all
-from tailsmith.synthesis.fit_generator.captions import Captions, build_tokenizer
+from tailsmith.synthesis.fit_generator.captions import CaptionedImages, Captions, Images, build_tokenizer
 from tailsmith.synthesis.fit_generator.clip import clip_loss, create_clip, image_embedding, tokenize
 from tailsmith.synthesis.fit_generator.denoiser import create_denoiser, create_schedulers, denoiser_loss
-from tailsmith.synthesis.fit_generator.stage import StageConfig, run_stage
-
-
-@dataclass(frozen=True)
-class FitGeneratorConfig:
-    """Sizes and durations; the defaults are those of mini-unclip (32x32 images, 2 CPU cores, about 75 minutes)."""
-
-    image_size: int = 32
-    latent_channels: int = 8
-    autoencoder_channels: tuple[int, ...] = (16, 32, 64)  # each entry after the first halves the resolution
-    denoiser_channels: tuple[int, ...] = (64, 128)
-    clip_width: int = 128
-    clip_embedding: int = 64
-    clip: StageConfig = field(default_factory=lambda: StageConfig(1000, batch_size=128, learning_rate=1e-3))
-    autoencoder: StageConfig = field(
-        default_factory=lambda: StageConfig(4500, batch_size=32, learning_rate=2e-3, ema_decay=0.999)
-    )
-    denoiser: StageConfig = field(
-        default_factory=lambda: StageConfig(7000, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
-    )
-    caption_attribute_probability: float = 0.5  # how often a caption names the attribute
-    text_dropout: float = 0.1
-    embedding_dropout: float = 0.5  # share of images denoised without their image embedding
-    kl_weight: float = 1e-3
-    bf16: bool = True
-    seed: int = 0
+from tailsmith.synthesis.fit_generator.stage import run_stage
 
 
 def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None = None) -> Path:
     """Train on the dataset's training split and write a StableUnCLIPImg2ImgPipeline folder to `out`.
 
-    Each stage (clip, autoencoder, denoiser) goes on from its own checkpoint in `out/training`; the same command resumes.
-    Raises ValueError where there are fewer than 2 images or `out` holds a fit of another configuration.
+    Each stage (clip, autoencoder, denoiser) goes on from its own checkpoint in `out/training`: the same
+    command resumes, and does nothing where the pipeline is already there. Raises ValueError for fewer than 2
+    images, and where `out` holds another pipeline or a fit of another configuration.
     """
-    config = config or FitGeneratorConfig()
-    training = dataset.split("train")
+    config, out, training = config or FitGeneratorConfig(), Path(out), dataset.split("train")
     if len(training) < 2:
-        raise ValueError(f"fit-generator needs at least 2 training images, got {len(training)} in {dataset.name!r}")
-    work = out / "training"
-    _claim(work / "config.json", config, training)
+        raise ValueError(
+            f"fit-generator needs at least 2 training images, got {len(training)} in {dataset.name!r}"
+        )
+    _claim(out, config, training)
+    if _is_finished(out):
+        return out
+    data = _captioned_images(training, config)
+    tokenizer = build_tokenizer(data.captions.texts)
+    tokens = tokenize(tokenizer, data.captions.texts)
+    clip, autoencoder, denoiser = _initial_models(tokenizer, config)
+    stage: Any = partial(run_stage, n=len(data), folder=out / "training", bf16=config.bf16)
+
+    clip = stage("clip", clip, clip_loss(data, tokens), config.clip, seed=config.seed)
+    reconstruct = autoencoder_loss(data.images, kl_weight=config.kl_weight)
+    autoencoder = stage("autoencoder", autoencoder, reconstruct, config.autoencoder, seed=config.seed + 1)
+
+    latents = encode_all(autoencoder, data.images, len(data))
+    autoencoder.register_to_config(scaling_factor=float(1 / latents.std()))
+    embeddings, normalizer = _embed_images(clip, data.images, len(data))
+    with torch.no_grad():
+        text_states = clip.text_model(input_ids=tokens).last_hidden_state  # [captions, tokens, width]
+    denoise = denoiser_loss(
+        data,
+        latents * autoencoder.config.scaling_factor,
+        embeddings,
+        text_states,
+        normalizer,
+        text_dropout=config.text_dropout,
+        embedding_dropout=config.embedding_dropout,
+    )
+    denoiser = stage("denoiser", denoiser, denoise, config.denoiser, seed=config.seed + 2)
+
+    pipeline = assemble(clip, tokenizer, autoencoder, denoiser, normalizer, image_size=config.image_size)
+    pipeline.save_pretrained(out, safe_serialization=True)
+    for checkpoint in (out / "training").glob("*.pt"):
+        checkpoint.unlink()
+    return out
+
+
+def _captioned_images(training: Dataset, config: FitGeneratorConfig) -> CaptionedImages:
     cached = ImageArray(training, config.image_size)
 
     def images(rows: NDArray[np.int64]) -> torch.Tensor:
         return cached[rows].float() / 127.5 - 1  # uint8 -> [-1, 1]
 
-    n, labels, attributes = len(training), training.labels, training.attributes
     captions = Captions(training.class_names, training.attribute_names)
-    tokenizer = build_tokenizer(captions.texts)
-    tokens = tokenize(tokenizer, captions.texts)
     naming = config.caption_attribute_probability if training.attribute_names else 0.0
+    return CaptionedImages(images, training.labels, training.attributes, captions, naming)
 
-    torch_state = torch.random.get_rng_state()
-    torch.manual_seed(config.seed)  # initial weights; diffusers and transformers take no generator
-    clip = create_clip(
-        tokenizer, image_size=config.image_size, width=config.clip_width, embedding=config.clip_embedding
-    )
-    autoencoder = create_autoencoder(
-        image_size=config.image_size, channels=config.autoencoder_channels, latent_channels=config.latent_channels
-    )
-    denoiser = create_denoiser(
-        latent_size=config.image_size // 2 ** (len(config.autoencoder_channels) - 1),
-        latent_channels=config.latent_channels,
-        channels=config.denoiser_channels,
-        text_width=clip.config.text_config.hidden_size,
-        embedding=config.clip_embedding,
-    )
-    torch.random.set_rng_state(torch_state)
 
-    shared = {"n": n, "folder": work, "bf16": config.bf16}
-    contrast = clip_loss(images, labels, attributes, captions, tokens, attribute_probability=naming)
-    clip = run_stage("clip", clip, contrast, config.clip, seed=config.seed, **shared)  # type: ignore[arg-type]
-    reconstruct = autoencoder_loss(images, kl_weight=config.kl_weight)
-    autoencoder = run_stage(
-        "autoencoder", autoencoder, reconstruct, config.autoencoder, seed=config.seed + 1, **shared  # type: ignore[arg-type]
-    )
-    latents = encode_all(autoencoder, images, n)
-    autoencoder.register_to_config(scaling_factor=float(1 / latents.std()))
-    embeddings, normalizer = _embed_images(clip, images, n)
-    with torch.no_grad():
-        text_states = clip.text_model(input_ids=tokens).last_hidden_state  # [captions, tokens, width]
-    denoise = denoiser_loss(
-        latents * autoencoder.config.scaling_factor,
-        embeddings,
-        text_states,
-        captions,
-        labels,
-        attributes,
-        normalizer,
-        attribute_probability=naming,
-        text_dropout=config.text_dropout,
-        embedding_dropout=config.embedding_dropout,
-    )
-    denoiser = run_stage("denoiser", denoiser, denoise, config.denoiser, seed=config.seed + 2, **shared)  # type: ignore[arg-type]
-    pipeline = assemble(clip, tokenizer, autoencoder, denoiser, normalizer, image_size=config.image_size)
-    pipeline.save_pretrained(out, safe_serialization=True)
-    for checkpoint in work.glob("*.pt"):
-        checkpoint.unlink()
-    return out
+def _initial_models(
+    tokenizer: CLIPTokenizer, config: FitGeneratorConfig
+) -> tuple[CLIPModel, AutoencoderKL, UNet2DConditionModel]:
+    """The three models before training, from the configuration's seed."""
+    halvings = len(config.autoencoder_channels) - 1
+    with torch.random.fork_rng(devices=[]):  # diffusers and transformers take no generator
+        torch.manual_seed(config.seed)
+        clip = create_clip(
+            tokenizer,
+            image_size=config.image_size,
+            width=config.clip_width,
+            embedding=config.clip_embedding,
+        )
+        autoencoder = create_autoencoder(
+            image_size=config.image_size,
+            channels=config.autoencoder_channels,
+            latent_channels=config.latent_channels,
+        )
+        denoiser = create_denoiser(
+            latent_size=config.image_size // 2**halvings,
+            latent_channels=config.latent_channels,
+            channels=config.denoiser_channels,
+            text_width=clip.config.text_config.hidden_size,
+            embedding=config.clip_embedding,
+        )
+    return clip, autoencoder, denoiser
 
 
 def assemble(
@@ -154,10 +151,9 @@ def assemble(
 
 @torch.no_grad()
 def _embed_images(
-    clip: CLIPModel, images: object, n: int
+    clip: CLIPModel, images: Images, n: int
 ) -> tuple[torch.Tensor, StableUnCLIPImageNormalizer]:
     """CLIP embeddings of all images [n, D], and the normaliser with their mean and spread."""
-    assert callable(images)
     batches = [np.arange(start, min(start + 512, n)) for start in range(0, n, 512)]
     embeddings = torch.cat([image_embedding(clip, images(rows)) for rows in batches])
     normalizer = StableUnCLIPImageNormalizer(embeddings.shape[1])
@@ -166,19 +162,24 @@ def _embed_images(
     return embeddings, normalizer.requires_grad_(False)
 
 
-def _claim(path: Path, config: FitGeneratorConfig, training: Dataset) -> None:
-    """Write what is being fitted, or refuse a folder that holds a fit of something else."""
+def _is_finished(out: Path) -> bool:
+    return (out / "model_index.json").exists()  # diffusers writes it last
+
+
+def _claim(out: Path, config: FitGeneratorConfig, training: Dataset) -> None:
+    """Write down what is being fitted, or refuse a folder that holds something else."""
+    path = out / "training" / "config.json"
     fitted = {
-        "config": asdict(config),
+        "config": to_dict(config),
         "images": len(training),
         "class_names": list(training.class_names),
         "attribute_names": list(training.attribute_names),
     }
-    fitted["config"]["autoencoder_channels"] = list(config.autoencoder_channels)
-    fitted["config"]["denoiser_channels"] = list(config.denoiser_channels)
+    if _is_finished(out) and not path.exists():
+        raise ValueError(f"{out} holds a pipeline that fit-generator didn't write; use another --out")
     if path.exists() and read_json(path) != fitted:
         raise ValueError(
-            f"{path.parent.parent} holds a generator fitted with another configuration or dataset; "
+            f"{out} holds a generator fitted with another configuration or dataset; "
             "use another --out, or delete that folder"
         )
     write_json(path, fitted)

@@ -1,4 +1,4 @@
-"""One stage of training: a resumable loop over random mini-batches, with a checkpoint, a progress bar and a loss log."""
+"""One stage of training: a resumable loop over random mini-batches, with checkpoint, progress, loss log."""
 
 import copy
 import json
@@ -7,32 +7,26 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from tailsmith.config import StageConfig
 from tailsmith.files import write_atomically
 
 Losses = dict[str, torch.Tensor]  # the entry "loss" is minimised, all are logged
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """How long and how fast one stage trains; `ema_decay` 0 keeps the last weights instead of an average."""
-
-    steps: int
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_steps: int = 100
-    ema_decay: float = 0.0
+Model = TypeVar("Model", bound=torch.nn.Module)
+LOG_EVERY = 50
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one step: made from (seed, step) alone, so that a resumed run draws what it would have."""
+    """The randomness of one step: made from (seed, step) alone, so that a resumed run draws what it would
+    have.
+    """
 
     rows: NDArray[np.int64]  # [B]
     numpy: np.random.Generator
@@ -54,8 +48,8 @@ def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
 
 def run_stage(
     name: str,
-    model: torch.nn.Module,
-    loss_function: Callable[[torch.nn.Module, Draw], Losses],
+    model: Model,
+    loss_function: Callable[[Model, Draw], Losses],
     config: StageConfig,
     *,
     n: int,
@@ -63,27 +57,21 @@ def run_stage(
     seed: int,
     bf16: bool = False,
     checkpoint_seconds: float = 120.0,
-) -> torch.nn.Module:
+) -> Model:
     """Train `model` on n rows and return it (its moving average if so configured), in eval mode and frozen.
 
-    Continues from `folder/<name>.pt` where one exists; losses go to `folder/<name>.jsonl`, a line per 50 steps.
+    Continues from `folder/<name>.pt` where one exists; mean losses go to `folder/<name>.jsonl`, a line per 50
+    steps.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = folder / f"{name}.pt", folder / f"{name}.jsonl"
+    checkpoint, log = folder / f"{name}.pt", _LossLog(folder / f"{name}.jsonl")
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
     average = copy.deepcopy(model) if config.ema_decay else model
-    start = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = int(state["step"])
+    stateful = {"model": model, "average": average, "optimizer": optimizer}
+    start = _resume(checkpoint, stateful)
     model.train()
     saved = time.monotonic()
-    running: dict[str, float] = {}
     bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=f"fit-generator: {name}")
     for step in bar:
         for group in optimizer.param_groups:
@@ -96,24 +84,50 @@ def run_stage(
         optimizer.zero_grad(set_to_none=True)
         if config.ema_decay:
             _follow(average, model, min(config.ema_decay, (step + 1) / (step + 10)))
-        for key, value in losses.items():
-            running[key] = running.get(key, 0.0) + float(value.detach()) / 50
-        if (step + 1) % 50 == 0:
-            with log.open("a") as lines:
-                lines.write(json.dumps({"step": step + 1, **{k: round(v, 5) for k, v in running.items()}}) + "\n")
-            bar.set_postfix({key: f"{value:.3f}" for key, value in running.items()})
-            running = {}
-        finished = step + 1 == config.steps
-        if finished or time.monotonic() - saved > checkpoint_seconds:
+        log.add(losses)
+        last = step + 1 == config.steps
+        if last or (step + 1) % LOG_EVERY == 0:
+            bar.set_postfix({key: f"{value:.3f}" for key, value in log.write(step + 1).items()})
+        if last or time.monotonic() - saved > checkpoint_seconds:
+            _save(checkpoint, stateful, step + 1)
             saved = time.monotonic()
-            state = {
-                "model": model.state_dict(),
-                "average": average.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "step": step + 1,
-            }
-            write_atomically(checkpoint, lambda path, state=state: torch.save(state, path))  # type: ignore[misc]
     return average.eval().requires_grad_(False)
+
+
+class _LossLog:
+    """Means of the losses since the last line, as JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.steps = path, 0
+        self.sums: dict[str, float] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, losses: Losses) -> None:
+        self.steps += 1
+        for key, value in losses.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(value.detach())
+
+    def write(self, step: int) -> dict[str, float]:
+        means = {key: total / self.steps for key, total in self.sums.items()}
+        with self.path.open("a") as lines:
+            lines.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in means.items()}}) + "\n")
+        self.steps, self.sums = 0, {}
+        return means
+
+
+def _resume(checkpoint: Path, stateful: dict[str, Any]) -> int:
+    """Put everything back where the checkpoint left it -> steps already done."""
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, weights_only=True)
+    for name, holder in stateful.items():
+        holder.load_state_dict(state[name])
+    return int(state["step"])
+
+
+def _save(checkpoint: Path, stateful: dict[str, Any], step: int) -> None:
+    state = {"step": step, **{name: holder.state_dict() for name, holder in stateful.items()}}
+    write_atomically(checkpoint, lambda path: torch.save(state, path))
 
 
 @torch.no_grad()

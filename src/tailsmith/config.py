@@ -1,0 +1,141 @@
+"""Every setting of a run, as frozen dataclasses, one per stage. Imports nothing heavy: the command line's help reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, get_type_hints
+
+from tailsmith.classification.train_config import TrainConfig
+
+__all__ = ["FitGeneratorConfig", "RunConfig", "StageConfig", "SynthesisConfig", "TrainConfig", "from_dict", "to_dict"]
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """How each image is made; the defaults are the paper's where it states them."""
+
+    conditioning: str = "image+text"  # text | image | image+text
+    embedding_dropout: float = 0.3  # share of the image embedding's entries set to zero (section 3.3)
+    prompt: str = "{label}"  # "{label} in {attribute}" names the attribute
+    display_names: dict[str, str] = field(default_factory=dict)  # class or attribute name -> words for the prompt
+    guidance_scale: float | None = None  # gamma; None = the generator's own default
+    num_inference_steps: int = 30
+    criterion: str | dict[str, float] = "entropy"  # a dict draws one per image, e.g. {"entropy": .5, "loss": .5}
+    feedback_scale: float = 0.03  # omega; 0 = no feedback
+    feedback_every: int = 5
+    feedback_steps: tuple[int, ...] | None = None  # explicit steps instead of every n-th
+    feedback_update: str = "latent"  # latent | score
+    feedback_through: str = "denoiser"  # denoiser | decoder
+    feedback_views: int = 1  # average the criterion over this many random views of x0-hat
+    shard_size: int = 256
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How long and how fast one stage of fit-generator trains; `ema_decay` 0 keeps the last weights, not an average."""
+
+    steps: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    ema_decay: float = 0.0
+
+
+@dataclass(frozen=True)
+class FitGeneratorConfig:
+    """Sizes and durations; the defaults are those of mini-unclip (32x32 images, 2 CPU cores, about 75 minutes)."""
+
+    image_size: int = 32
+    latent_channels: int = 8
+    autoencoder_channels: tuple[int, ...] = (16, 32, 64)  # each entry after the first halves the resolution
+    denoiser_channels: tuple[int, ...] = (64, 128)
+    clip_width: int = 128
+    clip_embedding: int = 64
+    clip: StageConfig = field(default_factory=lambda: StageConfig(1000, batch_size=128, learning_rate=1e-3))
+    autoencoder: StageConfig = field(
+        default_factory=lambda: StageConfig(4500, batch_size=32, learning_rate=2e-3, ema_decay=0.999)
+    )
+    denoiser: StageConfig = field(
+        default_factory=lambda: StageConfig(5000, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
+    )
+    caption_attribute_probability: float = 0.5  # how often a caption names the attribute
+    text_dropout: float = 0.1
+    embedding_dropout: float = 0.5  # share of images denoised without their image embedding
+    kl_weight: float = 1e-3
+    bf16: bool = True
+    seed: int = 0
+
+
+# What a run can compare. Each arm is trained and tested alike; the guiding classifier is the arm "erm".
+ARMS: dict[str, dict[str, Any]] = {
+    "erm": {"synthesis": None},  # real images only, cross-entropy
+    "balanced_softmax": {"synthesis": None},  # real images only
+    "text": {"synthesis": {"conditioning": "text", "feedback_scale": 0.0}},  # LDM(txt)
+    "image_text": {"synthesis": {"conditioning": "image+text", "feedback_scale": 0.0}},  # LDM(txt and img), dropout
+    "feedback_entropy": {"synthesis": {"criterion": "entropy"}},  # LDM-FG
+    "feedback_loss": {"synthesis": {"criterion": "loss"}},
+    "feedback_hardness": {"synthesis": {"criterion": "hardness"}},
+    "feedback_combined": {"synthesis": {"criterion": {"entropy": 1.0, "loss": 1.0, "hardness": 1.0}}},
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One whole run: real images in, classifiers and a report out."""
+
+    data: str = "fashion-lt"  # an image folder, a CSV or Parquet file, or an embedded task
+    data_seed: int = 0  # which real images an embedded task draws; how a dataset without splits is split
+    skip_corrupt: bool = False
+    generator: str = "mini-unclip"
+    target: int | str | dict[str, int] = "max"  # images per class or group after synthesis
+    per: str = "class"  # class | group
+    arms: tuple[str, ...] = ("erm", "balanced_softmax", "image_text", "feedback_entropy")
+    augmentation: str = "crop-flip-colour"
+    real: TrainConfig = field(default_factory=lambda: TrainConfig(steps=600))  # real images only
+    mixed: TrainConfig = field(  # real and synthetic, half of each mini-batch (section 4.1)
+        default_factory=lambda: TrainConfig(steps=600, method="balanced_softmax", resampling="half_and_half")
+    )
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    batch_size: int = 64  # of synthesis
+
+    def __post_init__(self) -> None:
+        unknown = [arm for arm in self.arms if arm not in ARMS]
+        if unknown:
+            raise ValueError(f"arms should be among {list(ARMS)}, got {unknown[0]!r}")
+        if "erm" not in self.arms:
+            raise ValueError(f"arms should include 'erm', the classifier that guides; got {list(self.arms)}")
+        if self.per not in ("class", "group"):
+            raise ValueError(f"per should be 'class' or 'group', got {self.per!r}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size should be at least 1, got {self.batch_size}")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as plain dicts and lists, as YAML and JSON write them."""
+    plain: dict[str, Any] = {}
+    for name, value in asdict(config).items():
+        plain[name] = list(value) if isinstance(value, tuple) else value
+        if isinstance(value, dict):
+            plain[name] = {key: list(inner) if isinstance(inner, tuple) else inner for key, inner in value.items()}
+    return plain
+
+
+def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configuration") -> Any:
+    """The configuration of a dict; an unknown key is a ValueError that lists the known ones."""
+    known = {each.name for each in fields(kind)}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where} has an unknown key {key!r}; expected one of: {', '.join(sorted(known))}")
+    hints = get_type_hints(kind)
+    arguments: dict[str, Any] = {}
+    for key, value in values.items():
+        if is_dataclass(hints[key]) and isinstance(value, Mapping):
+            value = from_dict(hints[key], value, f"{where}.{key}")  # type: ignore[arg-type]
+        arguments[key] = tuple(value) if isinstance(value, list) else value
+    try:
+        return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from error

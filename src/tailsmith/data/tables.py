@@ -1,0 +1,213 @@
+"""CSV and Parquet files, Hugging Face's among them -> Dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow
+import pyarrow.parquet
+
+from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.data.writers import NAMES_JSON, SCHEMA_KEY
+from tailsmith.files import read_json
+
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+IMAGE_COLUMNS = ("bytes", "image", "img", "path", "file_name")  # tried in this order
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What stands beside the rows: names in their order where known."""
+
+    name: str = ""
+    licence: str = ""
+    class_names: tuple[str, ...] | None = None
+    attribute_names: tuple[str, ...] | None = None
+    codes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # Hugging Face ClassLabel columns
+
+
+def load_table(path: Path | str, *, name: str = "") -> Dataset:
+    """A .csv or .parquet file with an image, a `label`, and maybe `attribute`, `split`, `image_id`, `source`.
+
+    The image is `path` (relative to the file), or encoded bytes in `bytes`, `image` or `img`, also as Hugging
+    Face's struct of both. Labels are names or whole numbers, in order of name or number unless the file says
+    otherwise. Rows keep their order; without `split` all are "train". An attribute that is empty or -1 means
+    none. `name` is for a file that holds none for the dataset.
+    """
+    path = Path(path)
+    rows, names = _read(path)
+    _check_columns(rows, path)
+    class_names, labels = _codes(rows["label"].tolist(), names.class_names or names.codes.get("label"))
+    _check_known(labels, rows["label"], f"{path}: label")
+    attribute_names, attributes = _attributes(rows, names)
+    paths, encoded = _images(rows, path)
+    table = make_table(
+        labels,
+        image_ids=_image_ids(rows),
+        splits=_splits(rows, path),
+        paths=paths,
+        encoded=encoded,
+        attributes=attributes,
+        sources=rows["source"].tolist() if "source" in rows else "real",
+    )
+    return Dataset(table, class_names, attribute_names, names.name or name or path.stem, names.licence)
+
+
+def split_name(name: str) -> str | None:
+    """train, val or test for any of their usual spellings, else None."""
+    return SPLIT_NAMES.get(name.strip().lower())
+
+
+def _read(path: Path) -> tuple[pd.DataFrame, _Names]:
+    suffix = path.suffix.lower()
+    if suffix not in (".csv", ".parquet"):
+        raise ValueError(f"can't tell what {path} is; expected an image folder, a .csv or a .parquet file")
+    if not path.is_file():
+        raise ValueError(f"no such file: {path}")
+    try:
+        return _read_csv(path) if suffix == ".csv" else _read_parquet(path)
+    except ValueError as error:  # pandas' and pyarrow's parsing errors are ValueErrors of several lines
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a readable {suffix[1:]} file: {first_line}") from error
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, _Names]:
+    """All cells as text, so that "007", "NA" and "null" stay class names; empty ones are None."""
+    cells = pd.read_csv(path, dtype=str, keep_default_na=False).astype(object)
+    names_path = path.with_name(NAMES_JSON)
+    names = _from_json(read_json(names_path)) if names_path.is_file() else _Names()
+    return cells.where(cells != "", None), names
+
+
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, _Names]:
+    table = pyarrow.parquet.read_table(path)
+    columns = {name: pd.Series(table[name].to_pylist(), dtype=object) for name in table.column_names}
+    metadata = table.schema.metadata or {}
+    names = _from_json(json.loads(metadata[SCHEMA_KEY])) if SCHEMA_KEY in metadata else _Names()
+    if b"huggingface" in metadata:
+        names = _Names(codes=_class_labels(json.loads(metadata[b"huggingface"])))
+    return pd.DataFrame(columns), names
+
+
+def _from_json(value: dict[str, Any]) -> _Names:
+    return _Names(
+        name=value.get("name", ""),
+        licence=value.get("licence", ""),
+        class_names=tuple(value["class_names"]) if value.get("class_names") else None,
+        attribute_names=tuple(value["attribute_names"]) if value.get("attribute_names") else None,
+    )
+
+
+def _class_labels(metadata: dict[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Columns of whole numbers -> their names, as `datasets` writes them into a Parquet schema."""
+    features = metadata.get("info", {}).get("features", {})
+    return {
+        column: tuple(feature["names"])
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
+    }
+
+
+def _check_columns(rows: pd.DataFrame, path: Path) -> None:
+    columns = ", ".join(map(str, rows.columns))
+    if "label" not in rows:
+        raise ValueError(f"{path} has no column 'label'; got {columns}")
+    if not any(column in rows for column in IMAGE_COLUMNS):
+        raise ValueError(
+            f"{path} has no image column; expected one of {', '.join(IMAGE_COLUMNS)}; got {columns}"
+        )
+    if not len(rows):
+        raise ValueError(f"no images in {path}: it has columns but no rows")
+    for column in ("label", "split", "source"):
+        if column in rows and rows[column].isna().any():
+            row = int(rows[column].isna().to_numpy().argmax())
+            raise ValueError(f"{path}: row {row} has no {column}; fill it in, or remove the row")
+
+
+def _codes(values: Sequence[Any], known: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int]]:
+    """Names or numbers -> (all names, index into them per row); None -> -1, and unknown ones -> -2."""
+    values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+    given = {value for value in values if value is not None}
+    if known is not None and all(isinstance(value, int) for value in given):
+        return known, [-1 if value is None else value if 0 <= value < len(known) else -2 for value in values]
+    names = known if known is not None else tuple(str(value) for value in sorted(given, key=_order))
+    index = {name: code for code, name in enumerate(names)}
+    return names, [-1 if value is None else index.get(str(value), -2) for value in values]
+
+
+def _order(value: Any) -> tuple[int, int, str]:
+    """Whole numbers by size, before names by letter; "10" in a CSV file counts as a number."""
+    text = str(value)
+    return (0, int(text), text) if text.removeprefix("-").isdecimal() else (1, 0, text)
+
+
+def _check_known(codes: Sequence[int], values: pd.Series, described: str) -> None:
+    for code, value in zip(codes, values, strict=True):
+        if code == -2:
+            raise ValueError(
+                f"{described} {value!r} is none of the names that the file, or {NAMES_JSON}, lists"
+            )
+
+
+def _attributes(rows: pd.DataFrame, names: _Names) -> tuple[tuple[str, ...], list[int]]:
+    known = names.attribute_names or names.codes.get("attribute")
+    if "attribute" not in rows:
+        return known or (), [-1] * len(rows)
+    given = [None if str(value) == "-1" else value for value in rows["attribute"]]
+    attribute_names, codes = _codes(given, known)
+    _check_known(codes, rows["attribute"], "attribute")
+    return attribute_names, codes
+
+
+def _images(rows: pd.DataFrame, file: Path) -> tuple[list[str | None], list[bytes | None]]:
+    """Path and bytes of every row; relative paths start at the table's folder."""
+    column = next(column for column in IMAGE_COLUMNS if column in rows)
+    paths: list[str | None] = []
+    encoded: list[bytes | None] = []
+    for row, value in enumerate(rows[column]):
+        inside, outside = _image(value)
+        if inside is None and outside is None:
+            raise ValueError(f"{file}: row {row} has no image in column '{column}'; remove the row")
+        encoded.append(inside)
+        paths.append(str(file.parent / outside) if inside is None and outside is not None else None)
+    return paths, encoded
+
+
+def _image(value: Any) -> tuple[bytes | None, str | None]:
+    """A cell -> (encoded bytes, path): Hugging Face's struct holds either or both."""
+    if isinstance(value, dict):
+        return value.get("bytes"), value.get("path")
+    if isinstance(value, bytes):
+        return value, None
+    return None, None if value is None else str(value)
+
+
+def _image_ids(rows: pd.DataFrame) -> list[str]:
+    """The column, else the path as the table has it, else the row's number."""
+    for column in ("image_id", "path", "file_name"):
+        if column in rows and rows[column].notna().all():
+            return [str(value) for value in rows[column]]
+    return [f"{row:08d}" for row in range(len(rows))]
+
+
+def _splits(rows: pd.DataFrame, path: Path) -> list[str] | str:
+    if "split" not in rows:
+        return "train"
+    splits = {value: split_name(str(value)) for value in rows["split"].unique()}
+    unknown = [value for value, split in splits.items() if split is None]
+    if unknown:
+        raise ValueError(f"{path}: split should be train, val or test; got {unknown[0]!r}")
+    return list(rows["split"].map(splits))

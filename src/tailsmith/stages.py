@@ -1,0 +1,222 @@
+"""The library face: load, plan, train, synthesize, evaluate. Each is usable alone; experiment.py strings them together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tailsmith import __version__
+from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.prediction import predict, predict_with_features
+from tailsmith.classification.training import train_classifier
+from tailsmith.config import SynthesisConfig, TrainConfig
+from tailsmith.data import embedded, readers
+from tailsmith.data.counts import class_counts, group_counts
+from tailsmith.data.dataset import Dataset
+from tailsmith.data.images import ImageArray
+from tailsmith.data.transforms import augmentation as named_augmentation
+from tailsmith.guidance.criteria import ClassGaussians, fit_class_gaussians
+from tailsmith.metrics.accuracy import accuracy_table
+from tailsmith.synthesis.allocation import Target, missing_counts
+from tailsmith.synthesis.generators import EMBEDDED, generator_hash, load_generator, preset
+from tailsmith.synthesis.requests import Plan, make_plan
+from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset, write_shard
+
+
+def load(path: str | Path, *, skip_corrupt: bool = False, seed: int = 0) -> Dataset:
+    """An image folder, CSV or Parquet file, or an embedded task ("fashion-lt", "fashion-groups"), checked.
+
+    `seed` decides which images an embedded task draws and how a dataset without val or test is split. Raises ValueError
+    for anything wrong with the data; with `skip_corrupt` unreadable images are logged and left out.
+    """
+    if str(path) in embedded.TASKS:
+        return embedded.load_embedded(str(path), seed=seed)
+    return readers.load(path, skip_corrupt=skip_corrupt, seed=seed)
+
+
+def train(
+    dataset: Dataset,
+    synthetic: Dataset | None = None,
+    config: TrainConfig | None = None,
+    *,
+    augmentation: str = "crop-flip-colour",
+    description: str = "train",
+) -> Classifier:
+    """Train on the training split, and `synthetic` images if given; selected on the validation split only.
+
+    The classifier carries `history`: a dict per evaluated step.
+    """
+    config = config or TrainConfig()
+    rows = dataset.split("train")
+    if synthetic is not None:
+        rows = Dataset.concatenate([rows, synthetic])
+    size = config.image_size or _default_size(config)
+    validation = dataset.split("val")
+    records = train_classifier(
+        config,
+        ImageArray(rows, size),
+        rows.labels,
+        (rows.table["source"] == "synthetic").to_numpy(),
+        dataset.class_names,
+        validation=(ImageArray(validation, size), validation.labels) if len(validation) else None,
+        augment=named_augmentation(augmentation),
+        groups=rows.groups,
+    )
+    history: list[dict[str, float]] = []
+    bar = tqdm(records, total=config.steps, desc=description, leave=False)
+    classifier: Classifier | None = None
+    for record in bar:
+        if record.validation is not None:
+            history.append({"step": record.step, "loss": record.loss, "validation": record.validation})
+            bar.set_postfix(loss=f"{record.loss:.3f}", validation=f"{record.validation:.1f}%")
+        classifier = record.classifier
+    assert classifier is not None  # the last record carries it
+    classifier.history = history
+    return classifier
+
+
+def plan(
+    dataset: Dataset,
+    target: Target = "max",
+    *,
+    per: str = "class",
+    config: SynthesisConfig | None = None,
+    generator: str = EMBEDDED,
+    classifier: Any = None,
+) -> Plan:
+    """One request per image that each class (or group, `per="group"`) lacks to reach `target`; nothing is generated.
+
+    Name the classifier that will guide where its hash should be part of the plan.
+    """
+    config = config or SynthesisConfig()
+    if per == "group" and not dataset.attribute_names:
+        raise ValueError("a plan per group needs attributes, and this dataset has none; plan per class")
+    if per not in ("class", "group"):
+        raise ValueError(f"per should be 'class' or 'group', got {per!r}")
+    counts = class_counts(dataset) if per == "class" else group_counts(dataset)
+    names = dataset.class_names if per == "class" else dataset.group_names
+    missing = missing_counts(counts, target, names)
+    meta = {
+        "version": __version__,
+        "dataset": dataset.name,
+        "per": per,
+        "generator": str(generator),
+        "generator_sha256": generator_hash(str(generator)),
+        "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
+    }
+    scale = config.guidance_scale if config.guidance_scale is not None else preset(str(generator)).guidance_scale
+    return make_plan(dataset, missing, config, guidance_scale=scale, meta=meta)
+
+
+def synthesize(
+    plan: Plan,
+    dataset: Dataset,
+    out: str | Path,
+    *,
+    classifier: Any = None,
+    pipe: Any = None,
+    batch_size: int = 64,
+    shards: list[int] | None = None,
+    description: str = "synthesize",
+) -> Dataset:
+    """Fulfil a plan into `out/shard-*.parquet` and return the synthetic images; the same call resumes.
+
+    `dataset` holds the conditioning images, `classifier` guides where the plan has feedback, `pipe` replaces the plan's
+    generator, `shards` limits this process to some shards. Raises ValueError where the classifier's classes differ from
+    the plan's or `out` holds another plan's shards.
+    """
+    out = Path(out)
+    _check_match(plan, dataset, classifier)
+    _claim(out, plan)
+    mine = plan.shards if shards is None else shards
+    unfinished = [number for number in mine if not shard_path(out, number).exists()]
+    if unfinished:
+        pipe = pipe if pipe is not None else load_generator(plan.meta["generator"])
+        gaussians = _gaussians(plan, dataset, classifier)
+        worker = Worker(pipe, dataset.split("train"), classifier, gaussians, batch_size)
+        total = sum(len(plan.shard(number)) for number in mine)
+        done = total - sum(len(plan.shard(number)) for number in unfinished)
+        with tqdm(total=total, initial=done, desc=description, unit="image") as bar:
+            for number in unfinished:
+                _render_shard(worker, plan, number, out, bar)
+    return synthetic_dataset(read_shards(out, plan), dataset)
+
+
+def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> dict[str, Any]:
+    """Accuracy on real images of a split: overall, per class, shot and group, worst group, each with n and interval.
+
+    Shots and group shots are by the dataset's own training counts.
+    """
+    rows = dataset.split(split)
+    if not len(rows):
+        raise ValueError(f"dataset {dataset.name!r} has no {split} images to evaluate on")
+    if tuple(getattr(classifier, "class_names", dataset.class_names)) != dataset.class_names:
+        raise ValueError(
+            f"the classifier knows the classes {list(classifier.class_names)}, the dataset has "
+            f"{list(dataset.class_names)}; evaluate on the data it was trained for"
+        )
+    logits = predict(classifier, ImageArray(rows, getattr(classifier, "image_size", 224)))
+    return accuracy_table(
+        logits.argmax(1).numpy(),
+        rows.labels,
+        class_names=dataset.class_names,
+        train_counts=class_counts(dataset),
+        attributes=rows.attributes if dataset.attribute_names else None,
+        attribute_names=dataset.attribute_names,
+        train_group_counts=group_counts(dataset) if dataset.attribute_names else None,
+        bootstrap=bootstrap,
+    )
+
+
+def _default_size(config: TrainConfig) -> int:
+    from tailsmith.classification.backbones import create_backbone
+
+    with torch.random.fork_rng(devices=[]):
+        return create_backbone(config.backbone, 2, False, None).image_size
+
+
+def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
+    expected = tuple(plan.meta["class_names"])
+    for what, names in (("dataset", dataset.class_names), ("classifier", getattr(classifier, "class_names", expected))):
+        if tuple(names) != expected:
+            raise ValueError(f"the plan is for the classes {list(expected)}, the {what} has {list(names)}; make a new plan")
+    if classifier is None and bool((plan.table["feedback_scale"] > 0).any()):
+        raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback_scale=0")
+    planned = plan.meta.get("classifier_sha256")
+    if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:
+        raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
+
+
+def _claim(out: Path, plan: Plan) -> None:
+    """Keep the plan beside its shards, and refuse a folder with another plan's."""
+    path = out / "plan.parquet"
+    if path.exists():
+        earlier = Plan.read(path)
+        if earlier.meta != plan.meta or not earlier.table.equals(plan.table):
+            raise ValueError(f"{out} holds images of another plan; use another folder, or delete it to start again")
+    else:
+        plan.write(path)
+
+
+def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians | None:
+    """Class Gaussians of the real training features, where the plan's criteria include hardness."""
+    if classifier is None or not (plan.table["criterion"] == "hardness").any():
+        return None
+    training = dataset.split("train")
+    _, features = predict_with_features(classifier, ImageArray(training, getattr(classifier, "image_size", 224)))
+    return fit_class_gaussians(np.asarray(features), training.labels, len(dataset.class_names))
+
+
+def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) -> None:
+    import pandas as pd
+
+    batches = []
+    for results in worker.render(plan.shard(number), plan.meta["synthesis"]):
+        batches.append(results)
+        bar.update(len(results))
+    meta = {name: str(plan.meta.get(name)) for name in ("generator", "generator_sha256", "classifier_sha256", "version")}
+    write_shard(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)

@@ -1,0 +1,74 @@
+"""Pretrained generators: a name, a folder or a hub id -> a diffusers pipeline with its DDIM scheduler set."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+from tailsmith.files import sha256_folder
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What tailsmith knows of a generator beyond its weights."""
+
+    source: str  # hub id, or "" for one shipped in tailsmith.assets
+    guidance_scale: float
+    image_size: int
+    licence: str
+
+
+EMBEDDED = "mini-unclip"
+PRESETS: dict[str, Preset] = {
+    EMBEDDED: Preset("", 2.0, 32, "Apache-2.0 (trained by tailsmith on Fashion-MNIST, MIT)"),
+    "sd2.1-unclip": Preset("sd2-community/stable-diffusion-2-1-unclip", 7.5, 768, "CreativeML Open RAIL++-M"),
+}
+DEFAULT_PRESET = Preset("", 7.5, 512, "unknown: see the generator's own model card")
+
+
+def preset(generator: str) -> Preset:
+    return PRESETS.get(generator, DEFAULT_PRESET)
+
+
+def generator_folder(generator: str) -> Path | None:
+    """The local folder of a generator, None for one that lives on the hub."""
+    if generator == EMBEDDED:
+        return Path(str(files("tailsmith.assets"))) / EMBEDDED
+    return Path(generator) if Path(generator).exists() else None
+
+
+def generator_hash(generator: str) -> str:
+    """SHA-256 of the folder's contents; a hub id is its own name."""
+    folder = generator_folder(generator)
+    return sha256_folder(folder) if folder else f"hub:{preset(generator).source or generator}"
+
+
+def load_generator(
+    generator: str = EMBEDDED, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Any:
+    """A diffusers pipeline by preset name, folder or hub id, with DDIM as the paper uses, silent and ready.
+
+    Raises ValueError for a folder that is not a pipeline, and for a hub id that can't be reached.
+    """
+    generator = str(generator)
+    folder = generator_folder(generator)
+    if folder is not None and not (folder / "model_index.json").is_file():
+        raise ValueError(
+            f"{folder} is not a diffusers pipeline: it has no model_index.json; give a folder written by "
+            "`tailsmith fit-generator` or by pipe.save_pretrained"
+        )
+    source = str(folder) if folder else preset(generator).source or generator
+    try:
+        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype)
+    except OSError as error:
+        raise ValueError(
+            f"generator {generator!r} is no preset ({', '.join(PRESETS)}), no folder here, and could not be "
+            f"loaded from the hub ({str(error).splitlines()[0][:160]}); give a local folder to work offline"
+        ) from error
+    if not isinstance(pipe.scheduler, DDIMScheduler):
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))

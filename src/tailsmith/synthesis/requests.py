@@ -1,0 +1,228 @@
+"""The plan: one row per image to make, holding everything that determines that image."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from tailsmith.config import SynthesisConfig
+from tailsmith.data.dataset import Dataset
+from tailsmith.files import write_atomically
+from tailsmith.guidance.criteria import CRITERION_NAMES
+from tailsmith.guidance.feedback import check_options
+
+Ints = NDArray[np.int64]
+Hashes = NDArray[np.uint64]
+CONDITIONINGS = ("text", "image", "image+text")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`table`: one request per row; `meta`: what all requests share (class names, configuration, hashes)."""
+
+    table: pd.DataFrame
+    meta: dict[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def shards(self) -> list[int]:
+        return sorted(int(shard) for shard in self.table["shard"].unique())
+
+    def shard(self, number: int) -> pd.DataFrame:
+        return self.table[self.table["shard"] == number].reset_index(drop=True)
+
+    def write(self, path: Path) -> None:
+        table = pa.Table.from_pandas(self.table, preserve_index=False)
+        table = table.replace_schema_metadata({"tailsmith": json.dumps(self.meta, sort_keys=True)})
+        write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+
+    @staticmethod
+    def read(path: Path) -> "Plan":
+        if not path.is_file():
+            raise ValueError(f"no plan at {path}; make one with `tailsmith plan`")
+        table = pq.read_table(path)
+        meta = (table.schema.metadata or {}).get(b"tailsmith")
+        if meta is None:
+            raise ValueError(f"{path} is not a plan: it carries no tailsmith metadata")
+        return Plan(table.to_pandas(), json.loads(meta))
+
+
+def make_plan(
+    dataset: Dataset,
+    missing: Ints,
+    config: SynthesisConfig,
+    *,
+    guidance_scale: float,
+    meta: dict[str, Any],
+) -> Plan:
+    """Requests for `missing` images, [C] per class or [C, A] per group.
+
+    The conditioning image of a request is a random training image of its group, or of its class where the
+    group is empty or the plan is per class. The k-th request of a class or group is the same for any larger
+    plan.
+    """
+    check_config(config, dataset)
+    labels, attributes, ordinals = _expand(missing)
+    seeds = [_hash64(config.seed, labels, attributes + 1, ordinals, stream) for stream in range(4)]
+    sources, hashes = _conditioning_images(dataset, labels, attributes, seeds[0], config)
+    table = pd.DataFrame(
+        {
+            "request_id": [f"{c}-{a}-{k}" for c, a, k in zip(labels, attributes, ordinals, strict=True)],
+            "shard": np.arange(len(labels)) // config.shard_size,
+            "label": labels,
+            "attribute": attributes,
+            "prompt": _prompts(dataset, labels, attributes, config),
+            "conditioning_id": sources,
+            "conditioning_sha256": hashes,
+            "embedding_dropout": 0.0 if config.conditioning == "text" else config.embedding_dropout,
+            "dropout_seed": (seeds[1] >> np.uint64(1)).astype(np.int64),
+            "noise_seed": (seeds[2] >> np.uint64(1)).astype(np.int64),
+            "guidance_scale": guidance_scale,
+            "num_inference_steps": config.num_inference_steps,
+            "feedback_scale": config.feedback_scale,
+            "criterion": _criteria(config.criterion, seeds[3]),
+        }
+    )
+    shared = {"class_names": list(dataset.class_names), "attribute_names": list(dataset.attribute_names)}
+    everything = {**shared, "synthesis": asdict(config), **meta}
+    return Plan(table, json.loads(json.dumps(everything)))  # as it will be read: tuples are lists
+
+
+def check_config(config: SynthesisConfig, dataset: Dataset) -> None:
+    """Raise ValueError for settings that can't work, before anything is planned."""
+    if config.conditioning not in CONDITIONINGS:
+        raise ValueError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
+    if not 0 <= config.embedding_dropout <= 1:
+        raise ValueError(f"embedding_dropout should be within 0..1, got {config.embedding_dropout}")
+    if config.num_inference_steps < 1 or config.shard_size < 1:
+        raise ValueError(
+            f"num_inference_steps and shard_size should be at least 1, got {config.num_inference_steps} "
+            f"and {config.shard_size}"
+        )
+    if config.seed < 0:
+        raise ValueError(f"seed should not be negative, got {config.seed}")
+    _check_feedback(config)
+    _check_wording(config, dataset)
+
+
+def _check_feedback(config: SynthesisConfig) -> None:
+    for name in [config.criterion] if isinstance(config.criterion, str) else config.criterion:
+        if name not in CRITERION_NAMES:
+            raise ValueError(f"criterion should be one of {list(CRITERION_NAMES)}, got {name!r}")
+    if not isinstance(config.criterion, str):
+        weights = np.array(list(config.criterion.values()), dtype=float)
+        if not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
+            raise ValueError(f"weights of a criterion mixture should be positive, got {config.criterion}")
+    if not np.isfinite(config.feedback_scale) or config.feedback_scale < 0:
+        raise ValueError(f"feedback_scale should be finite and not negative, got {config.feedback_scale}")
+    check_options(
+        every=config.feedback_every,
+        steps=config.feedback_steps,
+        update=config.feedback_update,
+        through=config.feedback_through,
+        views=config.feedback_views,
+    )
+
+
+def _check_wording(config: SynthesisConfig, dataset: Dataset) -> None:
+    unknown = set(config.display_names) - {*dataset.class_names, *dataset.attribute_names}
+    if unknown:
+        raise ValueError(f"display_names has {min(unknown)!r}, which is no class or attribute of the dataset")
+    try:
+        config.prompt.format(label="", attribute="")
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"prompt may hold {{label}} and {{attribute}} only, got {config.prompt!r}"
+        ) from error
+
+
+def _expand(missing: Ints) -> tuple[Ints, Ints, Ints]:
+    """[C] or [C, A] counts -> per request: label, attribute (-1 = none), ordinal in the class or group."""
+    flat = missing.ravel()
+    which = np.repeat(np.arange(len(flat)), flat)
+    ordinals = np.arange(len(which)) - np.repeat(np.cumsum(flat) - flat, flat)
+    if missing.ndim == 1:
+        return which, np.full(len(which), -1), ordinals
+    return which // missing.shape[1], which % missing.shape[1], ordinals
+
+
+def _hash64(seed: int, *parts: Ints | int) -> Hashes:
+    """A well-mixed 64-bit number per row from whole numbers (the finaliser of SplitMix64 after each part)."""
+    state: Any = np.uint64(seed)
+    with np.errstate(over="ignore"):
+        for part in parts:
+            state = np.asarray(state + np.asarray(part).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
+            state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            state = state ^ (state >> np.uint64(31))
+    return np.asarray(state, dtype=np.uint64)
+
+
+def _conditioning_images(
+    dataset: Dataset,
+    labels: Ints,
+    attributes: Ints,
+    seeds: Hashes,
+    config: SynthesisConfig,
+) -> tuple[list[str | None], list[str | None]]:
+    """Per request the id and content hash of its random real image; None for text-only requests."""
+    if config.conditioning == "text":
+        return [None] * len(labels), [None] * len(labels)
+    training = dataset.split("train")
+    of_label, of_attribute = training.labels, training.attributes
+    chosen = np.empty(len(labels), dtype=np.int64)
+    for label, attribute in sorted(set(zip(labels.tolist(), attributes.tolist(), strict=True))):
+        in_class = np.flatnonzero(of_label == label)
+        in_group = in_class[of_attribute[in_class] == attribute]
+        pool = in_group if attribute >= 0 and len(in_group) else in_class
+        if not len(pool):
+            raise ValueError(
+                f"class {dataset.class_names[label]!r} has no training image to condition on; "
+                "add at least one, or use conditioning='text'"
+            )
+        rows = (labels == label) & (attributes == attribute)
+        chosen[rows] = pool[(seeds[rows] % np.uint64(len(pool))).astype(np.int64)]
+    ids = training.table["image_id"].to_numpy()
+    digests = {int(row): training.content_hash(int(row)) for row in np.unique(chosen)}
+    return ids[chosen].tolist(), [digests[int(row)] for row in chosen]
+
+
+def _prompts(dataset: Dataset, labels: Ints, attributes: Ints, config: SynthesisConfig) -> list[str]:
+    if config.conditioning == "image":
+        return [""] * len(labels)
+
+    def words(names: Sequence[str]) -> list[str]:
+        return [config.display_names.get(name, name) for name in names]
+
+    if "{attribute}" in config.prompt and (attributes < 0).any():
+        raise ValueError(
+            f"prompt {config.prompt!r} names the attribute, but the plan is per class; plan per group, "
+            "or use '{label}'"
+        )
+    classes, contexts = words(dataset.class_names), words(dataset.attribute_names)
+    texts = {
+        (label, attribute): config.prompt.format(
+            label=classes[label], attribute=contexts[attribute] if attribute >= 0 else ""
+        )
+        for label, attribute in set(zip(labels.tolist(), attributes.tolist(), strict=True))
+    }
+    return [texts[pair] for pair in zip(labels.tolist(), attributes.tolist(), strict=True)]
+
+
+def _criteria(criterion: str | dict[str, float], seeds: Hashes) -> list[str]:
+    """One criterion per request; a dict of weights is drawn from (Table 5's FG-Combined)."""
+    if isinstance(criterion, str):
+        return [criterion] * len(seeds)
+    names, weights = list(criterion), np.array(list(criterion.values()), dtype=float)
+    uniform = (seeds >> np.uint64(11)).astype(np.float64) / 2**53
+    picked = np.searchsorted(np.cumsum(weights / weights.sum()), uniform, side="right")
+    return [names[min(index, len(names) - 1)] for index in picked]

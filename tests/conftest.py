@@ -1,0 +1,20 @@
+"""Shared fixtures; the heavy imports stay inside, so that tests of light parts start fast."""
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def pipe() -> Any:
+    """A tiny v-prediction unCLIP pipeline; tests must leave it as they found it."""
+    from tiny import tiny_pipeline
+
+    return tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def classifier() -> Any:
+    from tiny import TinyClassifier
+
+    return TinyClassifier().eval()

@@ -1,0 +1,95 @@
+"""Losses against slow loops and closed forms; the prior against counts of what mini-batches really hold."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from tailsmith.classification.losses import (
+    LOSSES,
+    PRIORS,
+    balanced_softmax,
+    class_prior,
+    cross_entropy,
+    mixture,
+)
+
+REAL, SYNTHETIC = np.array([500, 50, 5]), np.array([0, 450, 495])
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 3, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 3, (7,), generator=generator)
+    return logits, labels, torch.tensor([0.7, 0.25, 0.05], dtype=torch.float64)
+
+
+def test_balanced_softmax_equals_its_definition(batch):
+    logits, labels, prior = batch
+    expected = []
+    for z, y in zip(logits.tolist(), labels.tolist(), strict=True):
+        weights = [p * math.exp(value) for p, value in zip(prior.tolist(), z, strict=True)]
+        expected.append(-math.log(weights[y] / sum(weights)))
+    assert balanced_softmax(logits, labels, prior).tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_return_one_value_per_image_and_are_differentiable(batch, name):
+    logits, labels, prior = batch
+    logits.requires_grad_()
+    values = LOSSES[name](logits, labels, prior, label_smoothing=0.1)
+    values.sum().backward()
+    assert values.shape == (7,)
+    assert (logits.grad.abs().sum(1) > 0).all()
+
+
+def test_balanced_softmax_with_a_uniform_prior_is_cross_entropy(batch):
+    logits, labels, _ = batch
+    uniform = torch.full((3,), 1 / 3, dtype=torch.float64)
+    torch.testing.assert_close(
+        balanced_softmax(logits, labels, uniform), cross_entropy(logits, labels, uniform)
+    )
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_mixture_is_the_weighted_average_of_appendix_f(batch, alpha):
+    logits, labels, prior = batch
+    expected = alpha * balanced_softmax(*batch) + (1 - alpha) * torch.nn.functional.cross_entropy(
+        logits, labels, reduction="none"
+    )
+    torch.testing.assert_close(mixture(balanced_softmax, alpha)(logits, labels, prior), expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("real", REAL / 555),
+        ("combined", (REAL + SYNTHETIC) / 1500),
+        ("effective", 0.5 * REAL / 555 + 0.5 * SYNTHETIC / 945),
+    ],
+)
+def test_priors_of_half_and_half_batches(kind, expected):
+    shares = 0.5 * REAL / 555 + 0.5 * SYNTHETIC / 945
+    np.testing.assert_allclose(class_prior(REAL, SYNTHETIC, kind, shares), expected)
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_a_class_without_images_gets_half_of_the_rarest(kind):
+    counts = np.array([30, 10, 0])
+    prior = class_prior(counts, np.zeros(3, int), kind, counts / 40)
+    np.testing.assert_allclose(prior, np.array([30, 10, 5]) / 45)
+    assert np.isfinite(np.log(prior)).all()
+
+
+def test_unknown_prior_lists_the_known():
+    with pytest.raises(
+        ValueError, match=r"unknown prior 'balanced': expected one of real, combined, effective"
+    ):
+        class_prior(REAL, SYNTHETIC, "balanced", REAL / 555)
+
+
+def test_a_prior_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="prior 'real' needs at least one image"):
+        class_prior(np.zeros(3, int), SYNTHETIC, "real", SYNTHETIC / 945)
