@@ -6,9 +6,9 @@
     python tools/build_embedded.py unseen    --fashion-mnist $FILES --out unseen.parquet
 
 Within each class photographs are ordered by the SHA-256 of their pixels, a fixed random order that needs no
-generator: of the 60,000 the first 600 per class are the tasks' training pool, the next 120 validation, all others
-the generator's; of the 10,000 the first 480 per class are the tasks' test images and the others `unseen`: neither
-the tasks' nor the generator's, for measuring the generator.
+generator: of the 60,000 the first 600 per class are the tasks' training pool, the next 120 validation, all
+others the generator's; of the 10,000 the first 480 per class are the tasks' test images and the others
+`unseen`: neither the tasks' nor the generator's, for measuring the generator.
 """
 
 import argparse

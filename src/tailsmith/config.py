@@ -8,7 +8,15 @@ from typing import Any, get_type_hints
 
 from tailsmith.classification.train_config import TrainConfig
 
-__all__ = ["FitGeneratorConfig", "RunConfig", "StageConfig", "SynthesisConfig", "TrainConfig", "from_dict", "to_dict"]
+__all__ = [
+    "FitGeneratorConfig",
+    "RunConfig",
+    "StageConfig",
+    "SynthesisConfig",
+    "TrainConfig",
+    "from_dict",
+    "to_dict",
+]
 
 
 @dataclass(frozen=True)
@@ -18,10 +26,14 @@ class SynthesisConfig:
     conditioning: str = "image+text"  # text | image | image+text
     embedding_dropout: float = 0.3  # share of the image embedding's entries set to zero (section 3.3)
     prompt: str = "{label}"  # "{label} in {attribute}" names the attribute
-    display_names: dict[str, str] = field(default_factory=dict)  # class or attribute name -> words for the prompt
+    display_names: dict[str, str] = field(
+        default_factory=dict
+    )  # class or attribute name -> words for the prompt
     guidance_scale: float | None = None  # gamma; None = the generator's own default
     num_inference_steps: int = 30
-    criterion: str | dict[str, float] = "entropy"  # a dict draws one per image, e.g. {"entropy": .5, "loss": .5}
+    criterion: str | dict[str, float] = (
+        "entropy"  # a dict draws one per image, e.g. {"entropy": .5, "loss": .5}
+    )
     feedback_scale: float = 0.03  # omega; 0 = no feedback
     feedback_every: int = 5
     feedback_steps: tuple[int, ...] | None = None  # explicit steps instead of every n-th
@@ -74,7 +86,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "erm": {"synthesis": None},  # real images only, cross-entropy
     "balanced_softmax": {"synthesis": None},  # real images only
     "text": {"synthesis": {"conditioning": "text", "feedback_scale": 0.0}},  # LDM(txt)
-    "image_text": {"synthesis": {"conditioning": "image+text", "feedback_scale": 0.0}},  # LDM(txt and img), dropout
+    "image_text": {
+        "synthesis": {"conditioning": "image+text", "feedback_scale": 0.0}
+    },  # LDM(txt and img), dropout
     "feedback_entropy": {"synthesis": {"criterion": "entropy"}},  # LDM-FG
     "feedback_loss": {"synthesis": {"criterion": "loss"}},
     "feedback_hardness": {"synthesis": {"criterion": "hardness"}},
@@ -100,6 +114,7 @@ class RunConfig:
     )
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     batch_size: int = 64  # of synthesis
+    study_scales: tuple[float, ...] = (0.0, 0.01, 0.02, 0.04)  # omegas at which a few samples are looked at
 
     def __post_init__(self) -> None:
         unknown = [arm for arm in self.arms if arm not in ARMS]
@@ -119,7 +134,9 @@ def to_dict(config: Any) -> dict[str, Any]:
     for name, value in asdict(config).items():
         plain[name] = list(value) if isinstance(value, tuple) else value
         if isinstance(value, dict):
-            plain[name] = {key: list(inner) if isinstance(inner, tuple) else inner for key, inner in value.items()}
+            plain[name] = {
+                key: list(inner) if isinstance(inner, tuple) else inner for key, inner in value.items()
+            }
     return plain
 
 
@@ -128,12 +145,14 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configur
     known = {each.name for each in fields(kind)}
     for key in values:
         if key not in known:
-            raise ValueError(f"{where} has an unknown key {key!r}; expected one of: {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{where} has an unknown key {key!r}; expected one of: {', '.join(sorted(known))}"
+            )
     hints = get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         if is_dataclass(hints[key]) and isinstance(value, Mapping):
-            value = from_dict(hints[key], value, f"{where}.{key}")  # type: ignore[arg-type]
+            value = from_dict(hints[key], value, f"{where}.{key}")
         arguments[key] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**arguments)

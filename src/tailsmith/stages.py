@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
@@ -93,13 +94,7 @@ def plan(
     Name the classifier that will guide where its hash should be part of the plan.
     """
     config = config or SynthesisConfig()
-    if per == "group" and not dataset.attribute_names:
-        raise ValueError("a plan per group needs attributes, and this dataset has none; plan per class")
-    if per not in ("class", "group"):
-        raise ValueError(f"per should be 'class' or 'group', got {per!r}")
-    counts = class_counts(dataset) if per == "class" else group_counts(dataset)
-    names = dataset.class_names if per == "class" else dataset.group_names
-    missing = missing_counts(counts, target, names)
+    lacking = missing(dataset, target, per)
     meta = {
         "version": __version__,
         "dataset": dataset.name,
@@ -108,8 +103,21 @@ def plan(
         "generator_sha256": generator_hash(str(generator)),
         "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
     }
-    scale = config.guidance_scale if config.guidance_scale is not None else preset(str(generator)).guidance_scale
-    return make_plan(dataset, missing, config, guidance_scale=scale, meta=meta)
+    scale = (
+        config.guidance_scale if config.guidance_scale is not None else preset(str(generator)).guidance_scale
+    )
+    return make_plan(dataset, lacking, config, guidance_scale=scale, meta=meta)
+
+
+def missing(dataset: Dataset, target: Target, per: str) -> npt.NDArray[np.int64]:
+    """Images that each class [C] or group [C, A] of the training split lacks to reach `target`."""
+    if per not in ("class", "group"):
+        raise ValueError(f"per should be 'class' or 'group', got {per!r}")
+    if per == "group" and not dataset.attribute_names:
+        raise ValueError("a plan per group needs attributes, and this dataset has none; plan per class")
+    if per == "class":
+        return missing_counts(class_counts(dataset), target, dataset.class_names)
+    return missing_counts(group_counts(dataset), target, dataset.group_names)
 
 
 def synthesize(
@@ -146,7 +154,9 @@ def synthesize(
     return synthetic_dataset(read_shards(out, plan), dataset)
 
 
-def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> dict[str, Any]:
+def evaluate(
+    classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000
+) -> dict[str, Any]:
     """Accuracy on real images of a split: overall, per class, shot and group, worst group, each with n and interval.
 
     Shots and group shots are by the dataset's own training counts.
@@ -181,14 +191,23 @@ def _default_size(config: TrainConfig) -> int:
 
 def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
     expected = tuple(plan.meta["class_names"])
-    for what, names in (("dataset", dataset.class_names), ("classifier", getattr(classifier, "class_names", expected))):
+    for what, names in (
+        ("dataset", dataset.class_names),
+        ("classifier", getattr(classifier, "class_names", expected)),
+    ):
         if tuple(names) != expected:
-            raise ValueError(f"the plan is for the classes {list(expected)}, the {what} has {list(names)}; make a new plan")
+            raise ValueError(
+                f"the plan is for the classes {list(expected)}, the {what} has {list(names)}; make a new plan"
+            )
     if classifier is None and bool((plan.table["feedback_scale"] > 0).any()):
-        raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback_scale=0")
+        raise ValueError(
+            "the plan has feedback; give the classifier that guides, or plan with feedback_scale=0"
+        )
     planned = plan.meta.get("classifier_sha256")
     if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:
-        raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
+        raise ValueError(
+            "this classifier is not the one the plan was made for (its hash differs); make a new plan"
+        )
 
 
 def _claim(out: Path, plan: Plan) -> None:
@@ -197,7 +216,9 @@ def _claim(out: Path, plan: Plan) -> None:
     if path.exists():
         earlier = Plan.read(path)
         if earlier.meta != plan.meta or not earlier.table.equals(plan.table):
-            raise ValueError(f"{out} holds images of another plan; use another folder, or delete it to start again")
+            raise ValueError(
+                f"{out} holds images of another plan; use another folder, or delete it to start again"
+            )
     else:
         plan.write(path)
 
@@ -207,7 +228,9 @@ def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians 
     if classifier is None or not (plan.table["criterion"] == "hardness").any():
         return None
     training = dataset.split("train")
-    _, features = predict_with_features(classifier, ImageArray(training, getattr(classifier, "image_size", 224)))
+    _, features = predict_with_features(
+        classifier, ImageArray(training, getattr(classifier, "image_size", 224))
+    )
     return fit_class_gaussians(np.asarray(features), training.labels, len(dataset.class_names))
 
 
@@ -218,5 +241,8 @@ def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) 
     for results in worker.render(plan.shard(number), plan.meta["synthesis"]):
         batches.append(results)
         bar.update(len(results))
-    meta = {name: str(plan.meta.get(name)) for name in ("generator", "generator_sha256", "classifier_sha256", "version")}
+    meta = {
+        name: str(plan.meta.get(name))
+        for name in ("generator", "generator_sha256", "classifier_sha256", "version")
+    }
     write_shard(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)

@@ -44,6 +44,7 @@ class Classifier(nn.Module):
         self.class_names = _checked_names(class_names)
         self.image_size = int(image_size)
         self.backbone_name = backbone_name
+        self.history: list[dict[str, float]] = []  # per evaluated training step; whoever trains fills it
         self._config_mean = tuple(float(value) for value in mean)
         self._config_std = tuple(float(value) for value in std)
         self.register_buffer("mean", torch.tensor(self._config_mean).view(1, -1, 1, 1), persistent=False)

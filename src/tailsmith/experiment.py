@@ -1,0 +1,171 @@
+"""The recipe of the paper (Figure 2), from imbalanced real images to a report, in one function."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tailsmith import stages
+from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.training import check_train_config
+from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, from_dict
+from tailsmith.data.dataset import Dataset
+from tailsmith.files import read_json, write_json
+from tailsmith.run_directory import RunDirectory, environment
+from tailsmith.run_report import write_run_report
+from tailsmith.sample_study import Study, study_samples
+from tailsmith.synthesis.generators import generator_hash, load_generator, preset
+from tailsmith.synthesis.requests import check_config
+
+
+def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Path:
+    """Train f on real images, plan, synthesize with f's feedback, retrain, evaluate, report. Returns the report's path.
+
+    Every finished piece is kept in `out`, and the same call goes on where it stopped. Raises ValueError for anything
+    wrong with the data or the configuration before any work starts.
+    """
+    dataset = stages.load(config.data, skip_corrupt=config.skip_corrupt, seed=config.data_seed)
+    _check(config, dataset)
+    directory = RunDirectory.claim(Path(out), config, command)
+
+    # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
+    guide = _train_arm(directory, config, dataset, "erm", None)
+
+    pipe: Any = None
+    for arm in config.arms:
+        if ARMS[arm]["synthesis"] is None:
+            _train_arm(directory, config, dataset, arm, None)
+            continue
+        # 2. What each class or group lacks, and one request per missing image.
+        synthesis = arm_synthesis(config, arm)
+        plan = stages.plan(
+            dataset,
+            config.target,
+            per=config.per,
+            config=synthesis,
+            generator=config.generator,
+            classifier=guide,
+        )
+        # 3. D_syn: text- and image-conditioned samples, steered by omega grad C(x, y, f_phi) (Eq. 3).
+        pipe = pipe or load_generator(config.generator)
+        with directory.timed(f"synthesize {arm}"):
+            synthetic = stages.synthesize(
+                plan,
+                dataset,
+                directory.arm(arm) / "synthetic",
+                classifier=guide,
+                pipe=pipe,
+                batch_size=config.batch_size,
+                description=f"synthesize: {arm}",
+            )
+        # 4. Retrain from scratch on D_real and D_syn, half of each mini-batch; test on real images only.
+        _train_arm(directory, config, dataset, arm, synthetic)
+
+    # 5. What it bought, and what the samples are like.
+    with directory.timed("study samples"):
+        study = study_samples(
+            Study(directory, config, dataset, guide, pipe or load_generator(config.generator))
+        )
+    write_json(directory.path / "samples.json", study)
+    write_json(directory.path / "environment.json", {**environment(), **_provenance(config, dataset, guide)})
+    return report_run(directory.path)
+
+
+def report_run(out: Path) -> Path:
+    """Render the report of a run directory again, from what lies in it."""
+    directory = RunDirectory.open(Path(out))
+    config: RunConfig = from_dict(RunConfig, yaml.safe_load(directory.config_text()))
+    missing = [arm for arm in config.arms if directory.evaluation(arm) is None]
+    if missing or not (directory.path / "samples.json").exists():
+        raise ValueError(
+            f"{out} is not finished (no result of {missing or 'the sample study'}); run the same command again"
+        )
+    dataset = stages.load(config.data, skip_corrupt=config.skip_corrupt, seed=config.data_seed)
+    return write_run_report(directory, config, dataset, read_json(directory.path / "samples.json"))
+
+
+def arm_synthesis(config: RunConfig, arm: str) -> SynthesisConfig:
+    """The run's synthesis settings with what makes the arm."""
+    return replace(config.synthesis, **ARMS[arm]["synthesis"])
+
+
+def demo_config(task: str = "fashion-lt") -> RunConfig:
+    """The embedded task, sized for about six minutes on two cores; `reproduction` has the full-sized one."""
+    common: dict[str, Any] = {
+        "data": task,
+        "arms": ("erm", "balanced_softmax", "image_text", "feedback_entropy"),
+        "real": TrainConfig(steps=400, learning_rate=0.1, ema_decay=0.99),
+        "mixed": TrainConfig(
+            steps=400,
+            learning_rate=0.1,
+            ema_decay=0.99,
+            method="balanced_softmax",
+            resampling="half_and_half",
+        ),
+    }
+    if task == "fashion-groups":
+        prompt = SynthesisConfig(prompt="{label} in {attribute}", feedback_scale=0.02)
+        return RunConfig(target=15, per="group", synthesis=prompt, **common)
+    return RunConfig(target=120, synthesis=SynthesisConfig(feedback_scale=0.02), **common)
+
+
+def train_config(config: RunConfig, arm: str) -> TrainConfig:
+    """Real-only arms differ in their loss alone; arms with synthetic images share one configuration."""
+    if ARMS[arm]["synthesis"] is None:
+        return replace(config.real, method=arm)
+    return config.mixed
+
+
+def _train_arm(
+    directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, synthetic: Dataset | None
+) -> Classifier:
+    """Train and test one arm unless it is there already."""
+    classifier = directory.classifier(arm)
+    if classifier is None:
+        with directory.timed(f"train {arm}"):
+            classifier = stages.train(
+                dataset,
+                synthetic,
+                train_config(config, arm),
+                augmentation=config.augmentation,
+                description=f"train: {arm}",
+            )
+        write_json(directory.arm(arm) / "history.json", classifier.history)
+        classifier.save(directory.arm(arm) / "classifier")
+    if directory.evaluation(arm) is None:
+        write_json(directory.arm(arm) / "evaluation.json", stages.evaluate(classifier, dataset))
+    return classifier
+
+
+def _check(config: RunConfig, dataset: Dataset) -> None:
+    """Everything that would only fail hours later."""
+    check_train_config(config.real)
+    check_train_config(config.mixed)
+    generator_hash(config.generator)
+    for arm in config.arms:
+        if ARMS[arm]["synthesis"] is not None:
+            check_config(arm_synthesis(config, arm), dataset)
+            stages.missing(dataset, config.target, config.per)
+    if not len(dataset.split("test")):
+        raise ValueError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")
+
+
+def _provenance(config: RunConfig, dataset: Dataset, guide: Classifier) -> dict[str, Any]:
+    return {
+        "licences": {
+            "data": dataset.licence or "the user's own",
+            "generator": preset(config.generator).licence,
+        },
+        "hashes": {
+            f"generator {config.generator}": generator_hash(config.generator),
+            "guiding classifier": guide.sha256(),
+        },
+        "seeds": {
+            "data": config.data_seed,
+            "training": config.mixed.seed,
+            "synthesis": config.synthesis.seed,
+        },
+    }

@@ -1,0 +1,156 @@
+"""What the samples are like, per feedback scale: the same few requests with and without feedback, seen by four eyes.
+
+The guiding classifier says whether the criterion rose; an independently trained one whether that is more than an
+adversarial pattern; a judge whether the label still holds; its features how far the samples are from real images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tailsmith import stages
+from tailsmith.classification.classifier import Classifier, load_classifier
+from tailsmith.classification.prediction import predict_with_features
+from tailsmith.config import RunConfig
+from tailsmith.data.counts import class_counts, group_counts
+from tailsmith.data.dataset import Dataset
+from tailsmith.data.images import ImageArray
+from tailsmith.guidance.criteria import get_criterion
+from tailsmith.metrics.samples import agreement, frechet_distance
+from tailsmith.run_directory import RunDirectory
+from tailsmith.synthesis.generators import preset
+from tailsmith.synthesis.requests import make_plan
+from tailsmith.synthesis.worker import read_shards, synthetic_dataset
+
+RAREST = 4  # classes or groups that are looked at
+PER_CLASS = 16  # images of each, per setting
+
+
+@dataclass(frozen=True)
+class Study:
+    """A run, its data, the classifier that guides and the generator."""
+
+    directory: RunDirectory
+    config: RunConfig
+    dataset: Dataset
+    guide: Classifier
+    pipe: Any
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """Who looks at the samples; None where a run has no such classifier."""
+
+    guide: Classifier
+    independent: Classifier | None  # trained apart from the guide on the same real images
+    judge: Classifier | None
+
+
+def study_samples(study: Study) -> dict[str, dict[str, Any]]:
+    """Setting -> {"criterion", "criterion_independent": [values], "judge_agreement", "frechet_distance", ...}."""
+    judge = load_judge("label", study.dataset.class_names)
+    independent = study.directory.classifier("balanced_softmax")
+    eyes = Eyes(study.guide, independent, judge or independent)
+    return {name: _measure(study, eyes, name, changes) for name, changes in settings(study.config).items()}
+
+
+def settings(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """What is varied: text only, then image and text at growing feedback scales."""
+    chosen: dict[str, dict[str, Any]] = {"text only": {"conditioning": "text", "feedback_scale": 0.0}}
+    for scale in config.study_scales:
+        name = "image + text" if scale == 0 else f"feedback ω = {scale:g}"
+        chosen[name] = {"conditioning": "image+text", "feedback_scale": scale}
+    return chosen
+
+
+def study_folder(directory: RunDirectory, name: str) -> Path:
+    slug = name.replace("ω = ", "").replace(" + ", "-").replace(" ", "-")
+    return directory.path / "study" / slug
+
+
+def load_judge(what: str, names: tuple[str, ...]) -> Classifier | None:
+    """The embedded judge of "label" or "attribute", None where it knows other names."""
+    folder = Path(str(files("tailsmith.assets"))) / "judges" / what
+    if not folder.is_dir():
+        return None
+    judge = load_classifier(folder)
+    return judge if judge.class_names == names else None
+
+
+def rarest(dataset: Dataset, per: str) -> NDArray[np.int64]:
+    """Flat indices of the rarest classes or groups, rarest first."""
+    counts = class_counts(dataset) if per == "class" else group_counts(dataset)
+    return np.argsort(counts.ravel(), kind="stable")[:RAREST]
+
+
+def _measure(study: Study, eyes: Eyes, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    results = _render(study, name, changes)
+    synthetic = synthetic_dataset(results, study.dataset)
+    labels = synthetic.labels
+    criterion = study.config.synthesis.criterion
+    measure = criterion if isinstance(criterion, str) and criterion != "hardness" else "entropy"
+    guiding, _ = _look(eyes.guide, synthetic)
+    measured: dict[str, Any] = {
+        "criterion_name": measure,
+        "criterion": _values(measure, guiding, labels),
+        "feedback_scale": float(changes["feedback_scale"]),
+        "images": len(synthetic),
+        "skipped": {"feedback steps left unguided": int(results["skipped_steps"].sum())},
+        "seconds_per_image": float(results["seconds"].mean()),
+    }
+    if eyes.independent is not None:
+        measured["criterion_independent"] = _values(measure, _look(eyes.independent, synthetic)[0], labels)
+    if eyes.judge is not None:
+        logits, features = _look(eyes.judge, synthetic)
+        measured["judge_agreement"] = agreement(logits.numpy(), labels)
+        _, real = _look(eyes.judge, _real_images(study.dataset, labels))
+        measured["frechet_distance"] = frechet_distance(real.numpy(), features.numpy())
+    return measured
+
+
+def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
+    config = replace(study.config.synthesis, **changes)
+    counts = class_counts(study.dataset) if study.config.per == "class" else group_counts(study.dataset)
+    wanted = np.zeros(counts.size, dtype=np.int64)
+    wanted[rarest(study.dataset, study.config.per)] = PER_CLASS
+    scale = (
+        config.guidance_scale
+        if config.guidance_scale is not None
+        else preset(study.config.generator).guidance_scale
+    )
+    meta = {"generator": study.config.generator, "study": name, "classifier_sha256": study.guide.sha256()}
+    plan = make_plan(study.dataset, wanted.reshape(counts.shape), config, guidance_scale=scale, meta=meta)
+    folder = study_folder(study.directory, name)
+    stages.synthesize(
+        plan,
+        study.dataset,
+        folder,
+        classifier=study.guide,
+        pipe=study.pipe,
+        batch_size=study.config.batch_size,
+        description=f"study: {name}",
+    )
+    return read_shards(folder, plan)
+
+
+def _look(classifier: Classifier, dataset: Dataset) -> tuple[Tensor, Tensor]:
+    return predict_with_features(classifier, ImageArray(dataset, classifier.image_size))
+
+
+def _values(criterion: str, logits: Tensor, labels: NDArray[np.int64]) -> list[float]:
+    values: list[float] = get_criterion(criterion)(logits, logits, torch.from_numpy(labels)).tolist()
+    return [round(value, 5) for value in values]
+
+
+def _real_images(dataset: Dataset, labels: NDArray[np.int64]) -> Dataset:
+    """Real images of the samples' classes: validation, or training where there is none."""
+    real = dataset.split("val") if len(dataset.split("val")) else dataset.split("train")
+    return real.select(np.isin(real.labels, np.unique(labels)))
