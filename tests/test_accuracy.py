@@ -41,9 +41,7 @@ def test_overall_and_classes_equal_sklearn():
 def test_overall_is_the_mean_over_images_on_a_balanced_test_set():
     labels = np.repeat(np.arange(4), 25)
     predictions = example(100)[0]
-    assert table_of(predictions, labels)["overall"]["accuracy"] == pytest.approx(
-        100 * np.mean(predictions == labels)
-    )
+    assert table_of(predictions, labels)["overall"]["accuracy"] == pytest.approx(100 * np.mean(predictions == labels))
 
 
 def test_groups_equal_a_slow_loop():

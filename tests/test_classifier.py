@@ -58,9 +58,7 @@ def test_resizing_equals_torchvision_and_is_close_to_pillow():
     torch.testing.assert_close(resize_and_crop(batch, 32), expected)
     pixels = (batch[0].permute(1, 2, 0) * 255).round().byte().numpy()
     pillow = Image.fromarray(pixels).resize((32, 48), Image.Resampling.BILINEAR).crop((0, 8, 32, 40))
-    np.testing.assert_allclose(
-        resize_and_crop(batch, 32)[0].permute(1, 2, 0), np.array(pillow) / 255, atol=2 / 255
-    )
+    np.testing.assert_allclose(resize_and_crop(batch, 32)[0].permute(1, 2, 0), np.array(pillow) / 255, atol=2 / 255)
 
 
 def test_half_precision_images_are_computed_in_the_precision_of_the_classifier():
@@ -114,9 +112,7 @@ def test_the_hash_sees_weights_and_config_but_not_memory_layout():
 def test_loading_what_is_not_a_classifier_names_the_reason(tmp_path):
     with pytest.raises(ValueError, match=r"no classifier folder .*nowhere"):
         load_classifier(tmp_path / "nowhere")
-    with pytest.raises(
-        ValueError, match=r"not a classifier folder: config.json and model.safetensors missing"
-    ):
+    with pytest.raises(ValueError, match=r"not a classifier folder: config.json and model.safetensors missing"):
         load_classifier(tmp_path)
     small().save(tmp_path)
     whole = (tmp_path / "model.safetensors").read_bytes()

@@ -54,7 +54,7 @@ def test_loss_is_cross_entropy_per_image(batch):
 
 
 def test_gaussians_are_ledoit_wolf_per_class():
-    features, labels = real_features([30, 12, 6, 2])
+    features, labels = real_features([30, 12, 6, 3])
     gaussians = fit_class_gaussians(features, labels, NUM_CLASSES)
     for label in range(NUM_CLASSES):
         own = features[labels == label].astype(np.float64)
@@ -76,13 +76,14 @@ def test_hardness_is_the_negative_log_density_of_the_class_gaussian(batch):
         assert values[image].item() == pytest.approx(-density.logpdf(features[image].numpy()), rel=1e-3)
 
 
-def test_a_class_with_one_image_takes_the_pooled_covariance_around_its_image():
-    features, labels = real_features([30, 12, 1, 0])
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_class_with_one_or_two_images_takes_the_pooled_covariance_around_their_mean(images):
+    features, labels = real_features([30, 12, images, 0])
     gaussians = fit_class_gaussians(features, labels, NUM_CLASSES)
     means = np.stack([features[labels == c].mean(0) for c in range(3)])
     pooled = LedoitWolf(assume_centered=True).fit((features - means[labels]).astype(np.float64)).covariance_
     fitted = np.linalg.inv(gaussians.precisions[2].double().numpy())
-    np.testing.assert_allclose(gaussians.means[2], features[labels == 2][0], rtol=1e-5)
+    np.testing.assert_allclose(gaussians.means[2], features[labels == 2].mean(0), rtol=1e-5)
     np.testing.assert_allclose(fitted, pooled, rtol=2e-3, atol=2e-3 * np.trace(pooled))
 
 

@@ -103,9 +103,7 @@ def test_one_image_twice_in_train_is_allowed() -> None:
         (b"", "is not an image file"),
     ],
 )
-def test_images_that_cannot_be_read_are_named_or_skipped(
-    tmp_path: Path, content: bytes, message: str
-) -> None:
+def test_images_that_cannot_be_read_are_named_or_skipped(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "bad.png").write_bytes(content)
     paths = [None, str(tmp_path / "bad.png"), None, str(tmp_path / "gone.png"), None, None]
     images = [None if path else png(i) for i, path in enumerate(paths)]
@@ -245,9 +243,7 @@ def test_image_array_crops_the_centre(height: int, width: int) -> None:
 def test_image_array_resizes_the_short_side() -> None:
     flat = _saved(Image.new("RGB", (40, 20), (10, 200, 30)), "PNG")
     got = ImageArray(sound(bytes=[flat] * 6), 8)[[0]]
-    assert torch.equal(
-        got, torch.tensor([10, 200, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8)
-    )
+    assert torch.equal(got, torch.tensor([10, 200, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8))
 
 
 def test_image_array_names_a_corrupt_image() -> None:

@@ -122,9 +122,7 @@ def test_subsets_that_cannot_be() -> None:
         subset_to_counts(data, [1, 1, 99], seed=0)
     with pytest.raises(ValueError, match=r"'eel in b' has 0 training images"):
         subset_to_counts(data, [[1, 1], [1, 1], [1, 1]], seed=0)
-    with pytest.raises(
-        ValueError, match=r"one entry per class \(3,\) or per group \(3, 2\), got shape \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=r"one entry per class \(3,\) or per group \(3, 2\), got shape \(2,\)"):
         subset_to_counts(data, [1, 1], seed=0)
     with pytest.raises(ValueError, match="got -1 for 'dog'"):
         subset_to_counts(data, [1, -1, 0], seed=0)

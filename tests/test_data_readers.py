@@ -51,9 +51,7 @@ def small() -> Dataset:
         splits=["train", "train", "train", "val", "test", "test"],
         sources=["real", "synthetic", "real", "real", "real", "real"],
     )
-    return Dataset(
-        table, ("zebra", "empty", "T-shirt/top"), ("rock", "dim light"), name="small", licence="MIT"
-    )
+    return Dataset(table, ("zebra", "empty", "T-shirt/top"), ("rock", "dim light"), name="small", licence="MIT")
 
 
 def assert_same(got: Dataset, expected: Dataset) -> None:
@@ -155,9 +153,7 @@ def test_a_written_folder_may_move_and_needs_no_names_file(tmp_path: Path) -> No
     assert got.class_names == ("T-shirt/top", "zebra")
     assert got.attribute_names == ("dim light", "rock")
     assert got.name == "moved"
-    assert [got.class_names[label] for label in got.labels] == [
-        small().class_names[label] for label in small().labels
-    ]
+    assert [got.class_names[label] for label in got.labels] == [small().class_names[label] for label in small().labels]
 
 
 def test_a_folder_with_something_in_it_is_not_written_to(tmp_path: Path) -> None:
@@ -310,9 +306,7 @@ def test_load_splits_and_checks(tmp_path: Path) -> None:
 
 
 def test_load_names_what_it_skips(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = write_csv(
-        tmp_path, "path,label\n" + "".join(f"images/all/{i:03d}.png,{'ab'[i % 2]}\n" for i in range(5))
-    )
+    path = write_csv(tmp_path, "path,label\n" + "".join(f"images/all/{i:03d}.png,{'ab'[i % 2]}\n" for i in range(5)))
     with pytest.raises(ValueError, match=r"004\.png does not exist"):
         load(path)
     with caplog.at_level(logging.WARNING):

@@ -52,9 +52,7 @@ def test_copies_of_an_image_stay_together() -> None:
 
 def test_splits_that_exist_stay_and_synthetic_images_stay_in_train() -> None:
     dataset = unsplit([20, 20])
-    table = dataset.table.assign(
-        split=["test"] * 5 + ["train"] * 35, source=["real"] * 30 + ["synthetic"] * 10
-    )
+    table = dataset.table.assign(split=["test"] * 5 + ["train"] * 35, source=["real"] * 30 + ["synthetic"] * 10)
     filled = fill_splits(Dataset(table, dataset.class_names), val_fraction=0.2)
     assert (filled.table["split"] == "test").tolist() == [True] * 5 + [False] * 35
     assert set(filled.table["split"].iloc[30:]) == {"train"}

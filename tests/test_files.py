@@ -54,9 +54,7 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
         _write(temporary, "half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(
-        ValueError, match=r"disk full while writing .*shard\.parquet: \d+ bytes free; free space"
-    ):
+    with pytest.raises(ValueError, match=r"disk full while writing .*shard\.parquet: \d+ bytes free; free space"):
         write_atomically(path, write)
     assert list(tmp_path.iterdir()) == []
 

@@ -48,9 +48,7 @@ def test_losses_return_one_value_per_image_and_are_differentiable(batch, name):
 def test_balanced_softmax_with_a_uniform_prior_is_cross_entropy(batch):
     logits, labels, _ = batch
     uniform = torch.full((3,), 1 / 3, dtype=torch.float64)
-    torch.testing.assert_close(
-        balanced_softmax(logits, labels, uniform), cross_entropy(logits, labels, uniform)
-    )
+    torch.testing.assert_close(balanced_softmax(logits, labels, uniform), cross_entropy(logits, labels, uniform))
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
@@ -84,9 +82,7 @@ def test_a_class_without_images_gets_half_of_the_rarest(kind):
 
 
 def test_unknown_prior_lists_the_known():
-    with pytest.raises(
-        ValueError, match=r"unknown prior 'balanced': expected one of real, combined, effective"
-    ):
+    with pytest.raises(ValueError, match=r"unknown prior 'balanced': expected one of real, combined, effective"):
         class_prior(REAL, SYNTHETIC, "balanced", REAL / 555)
 
 

@@ -66,9 +66,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
         self.loads += [
-            value
-            for name, value in attributes
-            if name in ("src", "href", "srcset", "xlink:href", "data", "action")
+            value for name, value in attributes if name in ("src", "href", "srcset", "xlink:href", "data", "action")
         ]
         if tag not in VOID:
             self.open.append(tag)
@@ -124,12 +122,8 @@ def test_the_page_parses_and_loads_nothing_from_outside():
     outside = [load for load in parsed.loads if not load.startswith(("#", "data:"))]
     assert outside == []
     assert not re.search(r"url\((?!#)|@import|<script[^>]+src|fetch\(", page)
-    assert all(
-        attributes.get("alt") for tag, attributes in parsed.tags if tag == "img" and "src" in attributes
-    )
-    assert all(
-        attributes["aria-label"] for tag, attributes in parsed.tags if tag == "svg" and "role" in attributes
-    )
+    assert all(attributes.get("alt") for tag, attributes in parsed.tags if tag == "img" and "src" in attributes)
+    assert all(attributes["aria-label"] for tag, attributes in parsed.tags if tag == "svg" and "role" in attributes)
 
 
 def test_the_page_says_everything_it_was_given():
@@ -180,9 +174,7 @@ def test_headline_of_a_gain_names_the_figures_n_and_interval():
 
 
 def test_headline_says_when_nothing_was_gained_or_it_cannot_be_told():
-    assert say(run(arms={"erm": table(58.9), "feedback": table(58.0)}))[0].startswith(
-        "Nothing gained: few-shot"
-    )
+    assert say(run(arms={"erm": table(58.9), "feedback": table(58.0)}))[0].startswith("Nothing gained: few-shot")
     title, words = say(run(arms={"erm": table(58.0), "feedback": table(58.9)}))
     assert title.startswith("No clear gain: few-shot accuracy 58.0 → 58.9 (+0.9)")
     assert "it includes zero: chance alone could explain it" in words
@@ -266,8 +258,7 @@ def test_a_thousand_classes_stay_small_and_show_the_rarest():
     tables = {}
     for name in ("erm", "text", "feedback"):
         classes = {
-            each: cell(float(accuracy), 50)
-            for each, accuracy in zip(counts, rng.uniform(5, 95, 1000), strict=True)
+            each: cell(float(accuracy), 50) for each, accuracy in zip(counts, rng.uniform(5, 95, 1000), strict=True)
         }
         confusion = rng.integers(0, 3, (1000, 1000)).tolist()
         tables[name] = table(30.0) | {"classes": classes, "confusion": confusion}

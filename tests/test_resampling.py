@@ -44,9 +44,7 @@ def test_passes_are_reshuffled_and_reproducible():
     first, second = rows.take(50), rows.take(50)
     assert not np.array_equal(first, second)
     again = EndlessPass(50, generator())
-    np.testing.assert_array_equal(
-        np.concatenate([again.take(7), again.take(93)]), np.concatenate([first, second])
-    )
+    np.testing.assert_array_equal(np.concatenate([again.take(7), again.take(93)]), np.concatenate([first, second]))
     assert not np.array_equal(EndlessPass(50, generator(1)).take(50), first)
 
 

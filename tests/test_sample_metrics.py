@@ -96,9 +96,7 @@ def test_density_and_coverage_of_a_copy_and_of_something_far():
 
 @pytest.mark.parametrize("metric", [frechet_distance, kernel_distance, density_coverage, precision_recall])
 def test_features_of_different_size_are_refused(metric):
-    with pytest.raises(
-        ValueError, match=r"two sets of features \[N, D\] of equal D, got \[9, 4\] and \[9, 5\]"
-    ):
+    with pytest.raises(ValueError, match=r"two sets of features \[N, D\] of equal D, got \[9, 4\] and \[9, 5\]"):
         metric(features(9, 4), features(9, 5))
 
 

@@ -313,9 +313,7 @@ def test_resampling_that_needs_synthetic_images_says_so():
 
 
 def test_divergence_is_an_error_with_the_remedy():
-    with pytest.raises(
-        ValueError, match=r"training diverged: loss (nan|inf) at step \d+; lower learning_rate"
-    ):
+    with pytest.raises(ValueError, match=r"training diverged: loss (nan|inf) at step \d+; lower learning_rate"):
         train(with_(learning_rate=1e20, warmup_fraction=0.0))
 
 

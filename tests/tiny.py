@@ -32,9 +32,7 @@ def tiny_pipeline(prediction_type: str = "v_prediction", seed: int = 0) -> Stabl
         denoiser = create_denoiser(
             latent_size=4, latent_channels=4, channels=(16, 32), text_width=12, embedding=EMBEDDING
         )
-        pipe = assemble(
-            clip, tokenizer, autoencoder, denoiser, StableUnCLIPImageNormalizer(EMBEDDING), image_size=SIZE
-        )
+        pipe = assemble(clip, tokenizer, autoencoder, denoiser, StableUnCLIPImageNormalizer(EMBEDDING), image_size=SIZE)
     pipe.scheduler.register_to_config(prediction_type=prediction_type)
     for module in (pipe.unet, pipe.vae, pipe.text_encoder, pipe.image_encoder, pipe.image_normalizer):
         module.eval()

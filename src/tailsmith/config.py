@@ -1,4 +1,4 @@
-"""Every setting of a run, as frozen dataclasses, one per stage. Imports nothing heavy: the command line's help reads it."""
+"""Every setting of a run, as frozen dataclasses, one per stage. Nothing heavy is imported: help texts read this."""
 
 from __future__ import annotations
 
@@ -26,14 +26,10 @@ class SynthesisConfig:
     conditioning: str = "image+text"  # text | image | image+text
     embedding_dropout: float = 0.3  # share of the image embedding's entries set to zero (section 3.3)
     prompt: str = "{label}"  # "{label} in {attribute}" names the attribute
-    display_names: dict[str, str] = field(
-        default_factory=dict
-    )  # class or attribute name -> words for the prompt
+    display_names: dict[str, str] = field(default_factory=dict)  # class or attribute name -> words for the prompt
     guidance_scale: float | None = None  # gamma; None = the generator's own default
     num_inference_steps: int = 30
-    criterion: str | dict[str, float] = (
-        "entropy"  # a dict draws one per image, e.g. {"entropy": .5, "loss": .5}
-    )
+    criterion: str | dict[str, float] = "entropy"  # a dict draws one per image, e.g. {"entropy": .5, "loss": .5}
     feedback_scale: float = 0.03  # omega; 0 = no feedback
     feedback_every: int = 5
     feedback_steps: tuple[int, ...] | None = None  # explicit steps instead of every n-th
@@ -86,9 +82,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "erm": {"synthesis": None},  # real images only, cross-entropy
     "balanced_softmax": {"synthesis": None},  # real images only
     "text": {"synthesis": {"conditioning": "text", "feedback_scale": 0.0}},  # LDM(txt)
-    "image_text": {
-        "synthesis": {"conditioning": "image+text", "feedback_scale": 0.0}
-    },  # LDM(txt and img), dropout
+    "image_text": {"synthesis": {"conditioning": "image+text", "feedback_scale": 0.0}},  # LDM(txt and img), dropout
     "feedback_entropy": {"synthesis": {"criterion": "entropy"}},  # LDM-FG
     "feedback_loss": {"synthesis": {"criterion": "loss"}},
     "feedback_hardness": {"synthesis": {"criterion": "hardness"}},
@@ -134,9 +128,7 @@ def to_dict(config: Any) -> dict[str, Any]:
     for name, value in asdict(config).items():
         plain[name] = list(value) if isinstance(value, tuple) else value
         if isinstance(value, dict):
-            plain[name] = {
-                key: list(inner) if isinstance(inner, tuple) else inner for key, inner in value.items()
-            }
+            plain[name] = {key: list(inner) if isinstance(inner, tuple) else inner for key, inner in value.items()}
     return plain
 
 
@@ -145,9 +137,7 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configur
     known = {each.name for each in fields(kind)}
     for key in values:
         if key not in known:
-            raise ValueError(
-                f"{where} has an unknown key {key!r}; expected one of: {', '.join(sorted(known))}"
-            )
+            raise ValueError(f"{where} has an unknown key {key!r}; expected one of: {', '.join(sorted(known))}")
     hints = get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for key, value in values.items():

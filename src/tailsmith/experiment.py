@@ -22,7 +22,7 @@ from tailsmith.synthesis.requests import check_config
 
 
 def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Path:
-    """Train f on real images, plan, synthesize with f's feedback, retrain, evaluate, report. Returns the report's path.
+    """Train f on real images, plan, synthesize with f's feedback, retrain, evaluate; returns the report's path.
 
     Every finished piece is kept in `out`, and the same call goes on where it stopped. Raises ValueError for anything
     wrong with the data or the configuration before any work starts.
@@ -32,43 +32,22 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     directory = RunDirectory.claim(Path(out), config, command)
 
     # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
-    guide = _train_arm(directory, config, dataset, "erm", None)
+    guide = train_arm(directory, config, dataset, "erm", None)
 
     pipe: Any = None
     for arm in config.arms:
-        if ARMS[arm]["synthesis"] is None:
-            _train_arm(directory, config, dataset, arm, None)
-            continue
-        # 2. What each class or group lacks, and one request per missing image.
-        synthesis = arm_synthesis(config, arm)
-        plan = stages.plan(
-            dataset,
-            config.target,
-            per=config.per,
-            config=synthesis,
-            generator=config.generator,
-            classifier=guide,
-        )
-        # 3. D_syn: text- and image-conditioned samples, steered by omega grad C(x, y, f_phi) (Eq. 3).
-        pipe = pipe or load_generator(config.generator)
-        with directory.timed(f"synthesize {arm}"):
-            synthetic = stages.synthesize(
-                plan,
-                dataset,
-                directory.arm(arm) / "synthetic",
-                classifier=guide,
-                pipe=pipe,
-                batch_size=config.batch_size,
-                description=f"synthesize: {arm}",
-            )
+        synthetic = None
+        if ARMS[arm]["synthesis"] is not None:
+            # 2. One request per image that a class or group lacks; 3. D_syn: text- and image-conditioned samples,
+            # steered by omega grad C(x, y, f_phi) (Eq. 3).
+            pipe = pipe or load_generator(config.generator)
+            synthetic = synthesize_arm(directory, config, dataset, arm, guide, pipe)
         # 4. Retrain from scratch on D_real and D_syn, half of each mini-batch; test on real images only.
-        _train_arm(directory, config, dataset, arm, synthetic)
+        train_arm(directory, config, dataset, arm, synthetic)
 
     # 5. What it bought, and what the samples are like.
     with directory.timed("study samples"):
-        study = study_samples(
-            Study(directory, config, dataset, guide, pipe or load_generator(config.generator))
-        )
+        study = study_samples(Study(directory, config, dataset, guide, pipe or load_generator(config.generator)))
     write_json(directory.path / "samples.json", study)
     write_json(directory.path / "environment.json", {**environment(), **_provenance(config, dataset, guide)})
     return report_run(directory.path)
@@ -119,7 +98,31 @@ def train_config(config: RunConfig, arm: str) -> TrainConfig:
     return config.mixed
 
 
-def _train_arm(
+def synthesize_arm(
+    directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, guide: Classifier, pipe: Any
+) -> Dataset:
+    """Plan and render the synthetic images of one arm, or what of them is missing."""
+    plan = stages.plan(
+        dataset,
+        config.target,
+        per=config.per,
+        config=arm_synthesis(config, arm),
+        generator=config.generator,
+        classifier=guide,
+    )
+    with directory.timed(f"synthesize {arm}"):
+        return stages.synthesize(
+            plan,
+            dataset,
+            directory.arm(arm) / "synthetic",
+            classifier=guide,
+            pipe=pipe,
+            batch_size=config.batch_size,
+            description=f"synthesize: {arm}",
+        )
+
+
+def train_arm(
     directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, synthetic: Dataset | None
 ) -> Classifier:
     """Train and test one arm unless it is there already."""

@@ -40,22 +40,16 @@ class RunDirectory:
                     "use another --out, or delete that folder to start again"
                 )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(
-                f"{path} exists and is no run directory (it has no config.yaml); use another --out"
-            )
+            raise ValueError(f"{path} exists and is no run directory (it has no config.yaml); use another --out")
         else:
             write_atomically(stored, lambda temporary: _write_text(temporary, text))
-            write_json(
-                path / "command.json", {"command": command, "created": time.strftime("%Y-%m-%d %H:%M")}
-            )
+            write_json(path / "command.json", {"command": command, "created": time.strftime("%Y-%m-%d %H:%M")})
         return RunDirectory(path)
 
     @staticmethod
     def open(path: Path) -> RunDirectory:
         if not (path / "config.yaml").is_file():
-            raise ValueError(
-                f"{path} is no run directory: it has no config.yaml; make one with `tailsmith run`"
-            )
+            raise ValueError(f"{path} is no run directory: it has no config.yaml; make one with `tailsmith run`")
         return RunDirectory(path)
 
     def config_text(self) -> str:
@@ -101,9 +95,7 @@ def environment() -> dict[str, Any]:
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
             "torch threads": torch.get_num_threads(),
-            "accelerator": str(torch.accelerator.current_accelerator())
-            if torch.accelerator.is_available()
-            else "none",
+            "accelerator": str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "none",
         },
     }
 

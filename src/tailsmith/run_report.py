@@ -91,7 +91,7 @@ def _targets(config: RunConfig, dataset: Dataset, counts: Any) -> dict[str, int]
 
 
 def _gallery(directory: RunDirectory, config: RunConfig, dataset: Dataset) -> list[GalleryRow]:
-    """Rarest first; real | text only | image + text | with the run's strongest planned feedback scale below or at its own."""
+    """Rarest first; real | text only | image + text | with the studied feedback scale nearest to the run's own."""
     columns = _columns(config)
     samples = {title: _samples(directory, name, dataset) for title, name in columns.items()}
     rows = []
@@ -139,9 +139,7 @@ def _pick(dataset: Dataset, label: int, attribute: int | None) -> list[Image.Ima
     return [dataset.image(int(row)) for row in np.flatnonzero(chosen)[:SHOWN]]
 
 
-def _trained(
-    directory: RunDirectory, config: RunConfig, study: dict[str, dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+def _trained(directory: RunDirectory, config: RunConfig, study: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The study's numbers under the name of the arm that used those very settings, so that it gets a verdict."""
     found: dict[str, dict[str, Any]] = {}
     for arm in config.arms:
@@ -163,12 +161,12 @@ def _trained(
 
 def _notes(config: RunConfig, dataset: Dataset, best: str) -> list[str]:
     notes = [
-        f"Selection (which step, and that {best} is shown as best) used validation images only; every number here is on "
-        "real test images that nothing was selected on."
+        f"Selection (which step, and that {best} is shown as best) used validation images only; every number here is "
+        "on real test images that nothing was selected on."
     ]
     if dataset.name in ("fashion-lt", "fashion-groups"):
         notes.append(
-            "This is the embedded world: the generator saw other photographs of the same ten garments, none of the task's "
-            "train, validation or test photographs. It shows the method and its ordering, not the paper's absolute numbers."
+            "This is the embedded world: the generator saw other photographs of the same ten garments, none of the "
+            "task's own. It shows the method and its ordering, not the paper's absolute numbers."
         )
     return notes

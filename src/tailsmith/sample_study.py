@@ -122,9 +122,7 @@ def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
     wanted = np.zeros(counts.size, dtype=np.int64)
     wanted[rarest(study.dataset, study.config.per)] = PER_CLASS
     scale = (
-        config.guidance_scale
-        if config.guidance_scale is not None
-        else preset(study.config.generator).guidance_scale
+        config.guidance_scale if config.guidance_scale is not None else preset(study.config.generator).guidance_scale
     )
     meta = {"generator": study.config.generator, "study": name, "classifier_sha256": study.guide.sha256()}
     plan = make_plan(study.dataset, wanted.reshape(counts.shape), config, guidance_scale=scale, meta=meta)

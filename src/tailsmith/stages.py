@@ -1,4 +1,4 @@
-"""The library face: load, plan, train, synthesize, evaluate. Each is usable alone; experiment.py strings them together."""
+"""The library face: load, plan, train, synthesize, evaluate. Each is usable alone; experiment.py joins them."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ def plan(
         "generator_sha256": generator_hash(str(generator)),
         "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
     }
-    scale = (
-        config.guidance_scale if config.guidance_scale is not None else preset(str(generator)).guidance_scale
-    )
+    scale = config.guidance_scale if config.guidance_scale is not None else preset(str(generator)).guidance_scale
     return make_plan(dataset, lacking, config, guidance_scale=scale, meta=meta)
 
 
@@ -154,9 +152,7 @@ def synthesize(
     return synthetic_dataset(read_shards(out, plan), dataset)
 
 
-def evaluate(
-    classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000
-) -> dict[str, Any]:
+def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> dict[str, Any]:
     """Accuracy on real images of a split: overall, per class, shot and group, worst group, each with n and interval.
 
     Shots and group shots are by the dataset's own training counts.
@@ -200,14 +196,10 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
                 f"the plan is for the classes {list(expected)}, the {what} has {list(names)}; make a new plan"
             )
     if classifier is None and bool((plan.table["feedback_scale"] > 0).any()):
-        raise ValueError(
-            "the plan has feedback; give the classifier that guides, or plan with feedback_scale=0"
-        )
+        raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback_scale=0")
     planned = plan.meta.get("classifier_sha256")
     if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:
-        raise ValueError(
-            "this classifier is not the one the plan was made for (its hash differs); make a new plan"
-        )
+        raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
 
 
 def _claim(out: Path, plan: Plan) -> None:
@@ -216,9 +208,7 @@ def _claim(out: Path, plan: Plan) -> None:
     if path.exists():
         earlier = Plan.read(path)
         if earlier.meta != plan.meta or not earlier.table.equals(plan.table):
-            raise ValueError(
-                f"{out} holds images of another plan; use another folder, or delete it to start again"
-            )
+            raise ValueError(f"{out} holds images of another plan; use another folder, or delete it to start again")
     else:
         plan.write(path)
 
@@ -228,9 +218,7 @@ def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians 
     if classifier is None or not (plan.table["criterion"] == "hardness").any():
         return None
     training = dataset.split("train")
-    _, features = predict_with_features(
-        classifier, ImageArray(training, getattr(classifier, "image_size", 224))
-    )
+    _, features = predict_with_features(classifier, ImageArray(training, getattr(classifier, "image_size", 224)))
     return fit_class_gaussians(np.asarray(features), training.labels, len(dataset.class_names))
 
 
@@ -242,7 +230,6 @@ def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) 
         batches.append(results)
         bar.update(len(results))
     meta = {
-        name: str(plan.meta.get(name))
-        for name in ("generator", "generator_sha256", "classifier_sha256", "version")
+        name: str(plan.meta.get(name)) for name in ("generator", "generator_sha256", "classifier_sha256", "version")
     }
     write_shard(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)

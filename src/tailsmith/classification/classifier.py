@@ -99,15 +99,11 @@ def load_classifier(folder: str | Path) -> Classifier:
             "and pass it to wrap_classifier"
         )
     with torch.random.fork_rng(devices=[]):  # these weights are overwritten: spare the caller's draws
-        module = create_backbone(
-            config["backbone"], len(config["class_names"]), image_size=config["image_size"]
-        ).module
+        module = create_backbone(config["backbone"], len(config["class_names"]), image_size=config["image_size"]).module
     try:
         module.load_state_dict(load_file(folder / WEIGHTS))
     except (SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"{folder / WEIGHTS} is damaged or of another model; train again: {error}"
-        ) from error
+        raise ValueError(f"{folder / WEIGHTS} is damaged or of another model; train again: {error}") from error
     return Classifier(
         module,
         class_names=config["class_names"],
@@ -168,9 +164,7 @@ class ModuleWithHead(nn.Module):
         finally:
             handle.remove()
         if not seen:
-            raise ValueError(
-                f"layer {self.head_name!r} was not called; name the layer before the logits in features="
-            )
+            raise ValueError(f"layer {self.head_name!r} was not called; name the layer before the logits in features=")
         return logits, seen[-1].flatten(1)
 
 
@@ -193,9 +187,7 @@ def _with_features(module: nn.Module, num_classes: int, features: str | None) ->
 def _check_layer(module: nn.Module, name: str) -> None:
     names = [each for each, _ in module.named_modules() if each]
     if name not in names:
-        raise ValueError(
-            f"{type(module).__name__} has no layer {name!r}; its last layers are {', '.join(names[-5:])}"
-        )
+        raise ValueError(f"{type(module).__name__} has no layer {name!r}; its last layers are {', '.join(names[-5:])}")
 
 
 def _try_on_blank_image(classifier: Classifier) -> None:
@@ -221,9 +213,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{folder / CONFIG} is not JSON: {error}; train again") from error
     keys = {"backbone", "class_names", "image_size", "mean", "std"}
     if not isinstance(config, dict) or not keys <= config.keys():
-        raise ValueError(
-            f"{folder / CONFIG} is not of a tailsmith classifier: expected {', '.join(sorted(keys))}"
-        )
+        raise ValueError(f"{folder / CONFIG} is not of a tailsmith classifier: expected {', '.join(sorted(keys))}")
     return config
 
 

@@ -19,9 +19,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, prior: Tensor, *, label_smooth
     return F.cross_entropy(logits, labels, reduction="none", label_smoothing=label_smoothing)
 
 
-def balanced_softmax(
-    logits: Tensor, labels: Tensor, prior: Tensor, *, label_smoothing: float = 0.0
-) -> Tensor:
+def balanced_softmax(logits: Tensor, labels: Tensor, prior: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of logits + log prior (Ren et al., 2020); at test time plain logits are used."""
     return cross_entropy(logits + prior.log(), labels, prior, label_smoothing=label_smoothing)
 
@@ -47,9 +45,7 @@ def mixture(loss: Loss, alpha: float) -> Loss:
 # A rule: real counts [C], synthetic counts [C], expected shares of a mini-batch [C] -> weights [C].
 
 
-def real_prior(
-    real: Counts, synthetic: Counts, batch_shares: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def real_prior(real: Counts, synthetic: Counts, batch_shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The long tail itself, as if synthetic images were not there: lifts the tail most."""
     return real.astype(np.float64)
 

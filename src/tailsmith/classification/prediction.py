@@ -80,9 +80,7 @@ def check_images(what: str, images: Indexable) -> None:
         raise ValueError(f"{what}[rows] should be uint8 [b, 3, H, W], got {got} for one row")
 
 
-def class_hits(
-    predicted: npt.NDArray[Any], labels: npt.NDArray[Any], num_classes: int
-) -> npt.NDArray[np.int64]:
+def class_hits(predicted: npt.NDArray[Any], labels: npt.NDArray[Any], num_classes: int) -> npt.NDArray[np.int64]:
     """[2, C]: how many images of each class were right, and how many there are."""
     right = np.bincount(labels[predicted == labels], minlength=num_classes)
     return np.stack([right, np.bincount(labels, minlength=num_classes)])

@@ -37,9 +37,7 @@ def check_table(dataset: Dataset) -> None:
     """What can be said without opening an image."""
     name = dataset.name or "the dataset"
     if len(dataset) == 0:
-        raise ValueError(
-            f"{name}: no images; expected a folder per class with images in it, or a table of images"
-        )
+        raise ValueError(f"{name}: no images; expected a folder per class with images in it, or a table of images")
     if len(dataset.class_names) < 2:
         raise ValueError(
             f"{name}: one class only ({dataset.class_names[0]!r}); a classifier needs two or more: "
@@ -77,9 +75,7 @@ def check_overlap(dataset: Dataset, hashes: Sequence[str]) -> None:
     first: dict[str, int] = {}  # content -> the first row that has it
     splits = dataset.table["split"].to_numpy()
     order = [row for split in SPLITS for row in np.flatnonzero(splits == split).tolist()]
-    pairs = [
-        (other, row) for row in order if splits[other := first.setdefault(hashes[row], row)] != splits[row]
-    ]
+    pairs = [(other, row) for row in order if splits[other := first.setdefault(hashes[row], row)] != splits[row]]
     if pairs:
         earlier, later = pairs[0]
         raise ValueError(

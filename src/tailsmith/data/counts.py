@@ -28,9 +28,7 @@ def group_counts(dataset: Dataset, split: str = "train") -> Ints:
 
 def shots(counts: Ints | Sequence[int]) -> tuple[str, ...]:
     """Training counts -> "many" (> 100), "medium" (20..100) or "few" (< 20), one per class."""
-    return tuple(
-        "many" if count > MANY_ABOVE else "few" if count < FEW_BELOW else "medium" for count in counts
-    )
+    return tuple("many" if count > MANY_ABOVE else "few" if count < FEW_BELOW else "medium" for count in counts)
 
 
 def imbalance_factor(counts: Ints | Sequence[int]) -> float:

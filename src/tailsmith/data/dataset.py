@@ -158,9 +158,7 @@ def decode(encoded: bytes, described: str) -> Image.Image:
     except UnidentifiedImageError as error:
         raise ValueError(f"{described} is not an image file; remove it or pass --skip-corrupt") from error
     except _BROKEN as error:
-        raise ValueError(
-            f"{described} is corrupt or truncated ({error}); replace it or pass --skip-corrupt"
-        ) from error
+        raise ValueError(f"{described} is corrupt or truncated ({error}); replace it or pass --skip-corrupt") from error
     if upright.mode.startswith("I"):
         high_bytes = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(high_bytes).convert("RGB")

@@ -82,9 +82,7 @@ def group_counts() -> NDArray[np.int64]:
     return counts
 
 
-def load_embedded(
-    task: str, *, seed: int = 0, counts: Sequence[int] | NDArray[np.int64] | None = None
-) -> Dataset:
+def load_embedded(task: str, *, seed: int = 0, counts: Sequence[int] | NDArray[np.int64] | None = None) -> Dataset:
     """One of `TASKS`; the seed decides which real photographs, and which contexts, the training split gets.
 
     `counts` replaces the task's training counts: [10] for fashion-lt, [10, 6] for fashion-groups. With the
@@ -148,9 +146,7 @@ def _shares(order: NDArray[np.int64], label: int) -> list[NDArray[np.int64]]:
     return [parts[(context - first) % len(CONTEXTS)] for context in range(len(CONTEXTS))]
 
 
-def _rendered(
-    photographs: Photographs, rows: NDArray[np.int64], contexts: NDArray[np.int64], split: str
-) -> Dataset:
+def _rendered(photographs: Photographs, rows: NDArray[np.int64], contexts: NDArray[np.int64], split: str) -> Dataset:
     encoded = [
         encode_png(
             render(

@@ -14,9 +14,7 @@ def exponential_profile(n_max: int, imbalance_factor: float, classes: int) -> tu
     if n_max < 1 or classes < 1:
         raise ValueError(f"n_max and classes should be at least 1, got n_max={n_max}, classes={classes}")
     if imbalance_factor < 1:
-        raise ValueError(
-            f"imbalance_factor is the largest count over the smallest, at least 1; got {imbalance_factor}"
-        )
+        raise ValueError(f"imbalance_factor is the largest count over the smallest, at least 1; got {imbalance_factor}")
     exponents = np.arange(classes) / max(classes - 1, 1)
     counts = np.rint(n_max * imbalance_factor**-exponents).astype(int)
     return tuple(int(count) for count in np.maximum(counts, 1))
@@ -57,9 +55,7 @@ def _check_enough(wanted: Ints, available: Ints, dataset: Dataset) -> None:
         if count < 0:
             raise ValueError(f"counts should be 0 or more, got {count} for {name!r}")
         if count > got:
-            raise ValueError(
-                f"{name!r} has {got} training images, fewer than the {count} asked for; ask for less"
-            )
+            raise ValueError(f"{name!r} has {got} training images, fewer than the {count} asked for; ask for less")
 
 
 def _shuffled(rows: npt.NDArray[np.intp], seed: int, cell: int) -> npt.NDArray[np.intp]:

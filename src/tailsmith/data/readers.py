@@ -43,9 +43,7 @@ def read_unchecked(path: Path) -> Dataset:
     if path.is_dir():
         return load_folder(path)
     if not path.exists():
-        raise ValueError(
-            f"no such folder or file: {path}; expected an image folder, a .csv or a .parquet file"
-        )
+        raise ValueError(f"no such folder or file: {path}; expected an image folder, a .csv or a .parquet file")
     return load_table(path)
 
 

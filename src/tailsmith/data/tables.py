@@ -126,9 +126,7 @@ def _check_columns(rows: pd.DataFrame, path: Path) -> None:
     if "label" not in rows:
         raise ValueError(f"{path} has no column 'label'; got {columns}")
     if not any(column in rows for column in IMAGE_COLUMNS):
-        raise ValueError(
-            f"{path} has no image column; expected one of {', '.join(IMAGE_COLUMNS)}; got {columns}"
-        )
+        raise ValueError(f"{path} has no image column; expected one of {', '.join(IMAGE_COLUMNS)}; got {columns}")
     if not len(rows):
         raise ValueError(f"no images in {path}: it has columns but no rows")
     for column in ("label", "split", "source"):
@@ -157,9 +155,7 @@ def _order(value: Any) -> tuple[int, int, str]:
 def _check_known(codes: Sequence[int], values: pd.Series, described: str) -> None:
     for code, value in zip(codes, values, strict=True):
         if code == -2:
-            raise ValueError(
-                f"{described} {value!r} is none of the names that the file, or {NAMES_JSON}, lists"
-            )
+            raise ValueError(f"{described} {value!r} is none of the names that the file, or {NAMES_JSON}, lists")
 
 
 def _attributes(rows: pd.DataFrame, names: _Names) -> tuple[tuple[str, ...], list[int]]:

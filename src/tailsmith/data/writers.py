@@ -48,9 +48,7 @@ def write_parquet(dataset: Dataset, path: Path) -> None:
     }
     metadata = {SCHEMA_KEY: json.dumps(names_of(dataset))}
     table = pyarrow.table(columns).replace_schema_metadata(metadata)
-    write_atomically(
-        path, lambda temporary: pyarrow.parquet.write_table(table, temporary, compression="zstd")
-    )
+    write_atomically(path, lambda temporary: pyarrow.parquet.write_table(table, temporary, compression="zstd"))
 
 
 def names_of(dataset: Dataset) -> dict[str, object]:

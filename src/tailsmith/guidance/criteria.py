@@ -1,6 +1,4 @@
-"""Feedback criteria C(x, y, f) of the paper's section 3.1.1: (logits, features, labels) -> one value per
-image, higher = more useful.
-"""
+"""Feedback criteria C(x, y, f), section 3.1.1: (logits, features, labels) -> a value per image, high = useful."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -50,14 +48,12 @@ def hardness(gaussians: ClassGaussians) -> Criterion:
     return criterion
 
 
-def fit_class_gaussians(
-    features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int
-) -> ClassGaussians:
+def fit_class_gaussians(features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> ClassGaussians:
     """Class means and Ledoit-Wolf covariances of real features [n, D].
 
-    A class with a single image has a mean but no covariance, a class with none has neither: they take the
-    covariance pooled within classes, and the mean of all images. Raises ValueError where there are fewer
-    than two images.
+    A class with one or two images has a mean but no covariance of its own, a class with none has neither: they
+    take the covariance pooled within classes, and the mean of all images. Raises ValueError for fewer than two
+    images.
     """
     from sklearn.covariance import LedoitWolf
 
@@ -79,10 +75,14 @@ def fit_class_gaussians(
 
 
 def _covariance(features: NDArray[np.float64], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ledoit-Wolf covariance of one class's features [n, D] -> [D, D], `otherwise` where n < 2."""
+    """Ledoit-Wolf covariance of one class's features [n, D] -> [D, D].
+
+    `otherwise` where n < 3: two centred images are each other's negative, so their scatter never varies and
+    Ledoit-Wolf would not shrink it at all: a rank-one covariance.
+    """
     from sklearn.covariance import LedoitWolf
 
-    return np.asarray(LedoitWolf().fit(features).covariance_) if len(features) > 1 else otherwise
+    return np.asarray(LedoitWolf().fit(features).covariance_) if len(features) > 2 else otherwise
 
 
 CRITERIA: dict[str, Criterion] = {"loss": loss, "entropy": entropy}  # "hardness" needs class Gaussians
@@ -118,9 +118,7 @@ def mixture(criteria: Sequence[str | Criterion], gaussians: ClassGaussians | Non
 
     def criterion(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         if len(labels) != len(which):
-            raise ValueError(
-                f"a mixture of {len(which)} criteria was given {len(labels)} images; name one per image"
-            )
+            raise ValueError(f"a mixture of {len(which)} criteria was given {len(labels)} images; name one per image")
         values = torch.zeros(len(labels), device=logits.device)
         for number, function in enumerate(functions):  # each sees its own images only: no NaN from the others
             rows = torch.nonzero(which == number).flatten().to(logits.device)
@@ -136,7 +134,6 @@ def per_image(criterion: Criterion, logits: Tensor, features: Tensor, labels: Te
     values = criterion(logits, features, labels)
     if values.shape != labels.shape:
         raise ValueError(
-            f"a criterion should return one value per image, shape {tuple(labels.shape)}; "
-            f"got {tuple(values.shape)}"
+            f"a criterion should return one value per image, shape {tuple(labels.shape)}; got {tuple(values.shape)}"
         )
     return values.float()

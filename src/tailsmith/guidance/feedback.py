@@ -165,18 +165,14 @@ def _check_pipeline(pipe: Any) -> None:
     if "step" in vars(pipe.scheduler):
         raise ValueError("this pipeline is inside another feedback block; leave that one first")
     if torch.is_inference_mode_enabled():
-        raise ValueError(
-            "feedback needs gradients, which torch.inference_mode() forbids; use torch.no_grad()"
-        )
+        raise ValueError("feedback needs gradients, which torch.inference_mode() forbids; use torch.no_grad()")
 
 
 def _strengths(scale: float | Sequence[float], n: int) -> Tensor:
     """One scale per image, [n]."""
     scales = torch.as_tensor(scale, dtype=torch.float32)
     if scales.ndim and scales.shape != (n,):
-        raise ValueError(
-            f"scale should be one number or one per image: {n} labels, scales {tuple(scales.shape)}"
-        )
+        raise ValueError(f"scale should be one number or one per image: {n} labels, scales {tuple(scales.shape)}")
     if not bool((torch.isfinite(scales) & (scales >= 0)).all()):
         raise ValueError(f"scale should be finite and not negative, got {scale}")
     return scales.expand(n)
@@ -189,9 +185,7 @@ def _one_criterion(
     if isinstance(criterion, str) or callable(criterion):
         return get_criterion(criterion, gaussians)
     if len(criterion) != n:
-        raise ValueError(
-            f"a list of criteria should name one per image: {n} labels, {len(criterion)} criteria"
-        )
+        raise ValueError(f"a list of criteria should name one per image: {n} labels, {len(criterion)} criteria")
     return mixture(criterion, gaussians)
 
 

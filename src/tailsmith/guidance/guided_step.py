@@ -78,9 +78,7 @@ class GuidedStep:
             shift, move = gradient * over_images(scale, gradient), move_score
         return move(model_output, sample, shift.to(sample.dtype), a, s, kind)
 
-    def _gradient(
-        self, step: int, model_output: Tensor, sample: Tensor, a: float, s: float, kind: str
-    ) -> Tensor:
+    def _gradient(self, step: int, model_output: Tensor, sample: Tensor, a: float, s: float, kind: str) -> Tensor:
         """dC/dx_t [N, ...] in fp32."""
         with torch.enable_grad():
             x0 = predicted_x0(model_output, sample, a, s, kind)

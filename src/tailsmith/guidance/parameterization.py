@@ -23,9 +23,7 @@ def check_scheduler(scheduler: Any) -> None:
             "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config), as the paper does"
         )
     if prediction_type not in PREDICTION_TYPES:
-        raise ValueError(
-            f"prediction_type should be one of {list(PREDICTION_TYPES)}, got {prediction_type!r}"
-        )
+        raise ValueError(f"prediction_type should be one of {list(PREDICTION_TYPES)}, got {prediction_type!r}")
 
 
 def signal_and_noise(scheduler: Any, timestep: Any) -> tuple[float, float]:

@@ -61,8 +61,7 @@ def accuracy_table(
     if train_group_counts is not None and names:
         group_shot = group_shots(_checked_counts("train_group_counts", train_group_counts, len(group_names)))
         table["group_shots"] = {
-            name: _mean_cell(groups[:, group_shot == name], group_n[group_shot == name])
-            for name in GROUP_SHOTS
+            name: _mean_cell(groups[:, group_shot == name], group_n[group_shot == name]) for name in GROUP_SHOTS
         }
     table["confusion"] = _confusion(predicted, truth, len(class_names))
     return table
@@ -90,9 +89,7 @@ def summarise(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = tables[0]
     if any(table.keys() != first.keys() for table in tables):
         keys = sorted({key for table in tables for key in table.keys() ^ first.keys()})
-        raise ValueError(
-            f"accuracy tables of different tasks can't be summarised: only some have {', '.join(keys)}"
-        )
+        raise ValueError(f"accuracy tables of different tasks can't be summarised: only some have {', '.join(keys)}")
     if "accuracy" in first:
         return _spread([table["accuracy"] for table in tables])
     nested = [key for key, value in first.items() if isinstance(value, Mapping)]
@@ -131,9 +128,7 @@ def _accuracy(hits: Array, counts: Array) -> Array:
 
 def _mean_cell(accuracies: Array, n: Array) -> Cell:
     """[1 + B, K] accuracies, the real ones first, images [K] -> the cell of the mean of the non-empty."""
-    return _cell(
-        accuracies[:, n > 0].mean(axis=1) if n.any() else np.full(len(accuracies), np.nan), int(n.sum())
-    )
+    return _cell(accuracies[:, n > 0].mean(axis=1) if n.any() else np.full(len(accuracies), np.nan), int(n.sum()))
 
 
 def _cell(accuracies: Array, n: int) -> Cell:
@@ -157,9 +152,7 @@ def _confusion(predicted: Array, truth: Array, num_classes: int) -> list[list[in
     return matrix
 
 
-def _checked_predictions(
-    predictions: npt.ArrayLike, labels: npt.ArrayLike, num_classes: int
-) -> tuple[Array, Array]:
+def _checked_predictions(predictions: npt.ArrayLike, labels: npt.ArrayLike, num_classes: int) -> tuple[Array, Array]:
     predicted, truth = np.asarray(predictions), np.asarray(labels)
     if predicted.ndim != 1 or predicted.shape != truth.shape:
         raise ValueError(
@@ -174,16 +167,12 @@ def _checked_predictions(
     return predicted.astype(np.int64), truth.astype(np.int64)
 
 
-def _checked_attributes(
-    attributes: npt.ArrayLike | None, names: Sequence[str], n: int
-) -> tuple[Array, Sequence[str]]:
+def _checked_attributes(attributes: npt.ArrayLike | None, names: Sequence[str], n: int) -> tuple[Array, Sequence[str]]:
     if attributes is None:
         return np.full(n, -1), ()
     values = np.asarray(attributes)
     if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(
-            f"attributes should be integers [{n}], one per label, got {values.dtype} {list(values.shape)}"
-        )
+        raise ValueError(f"attributes should be integers [{n}], one per label, got {values.dtype} {list(values.shape)}")
     if n and (values.min() < -1 or values.max() >= len(names)):
         raise ValueError(f"attributes should be in -1..{len(names) - 1}, got {values.min()}..{values.max()}")
     return values.astype(np.int64), names

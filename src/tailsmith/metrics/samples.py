@@ -14,9 +14,7 @@ def agreement(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The share of images that a judge assigns to the label they were made for; NaN for no images."""
     scores, wanted = np.asarray(logits), np.asarray(labels)
     if scores.ndim != 2 or wanted.shape != scores.shape[:1]:
-        raise ValueError(
-            f"expected logits [N, C] and labels [N], got {list(scores.shape)} and {list(wanted.shape)}"
-        )
+        raise ValueError(f"expected logits [N, C] and labels [N], got {list(scores.shape)} and {list(wanted.shape)}")
     return float(np.mean(scores.argmax(axis=1) == wanted)) if len(wanted) else float("nan")
 
 
@@ -101,7 +99,5 @@ def _feature_pair(a: npt.ArrayLike, b: npt.ArrayLike, at_least: int) -> tuple[Ar
     if any(each.ndim != 2 for each in pair) or pair[0].shape[1] != pair[1].shape[1]:
         raise ValueError(f"expected two sets of features [N, D] of equal D, got {shapes[0]} and {shapes[1]}")
     if min(len(each) for each in pair) < at_least:
-        raise ValueError(
-            f"expected at least {at_least} images on each side, got {len(pair[0])} and {len(pair[1])}"
-        )
+        raise ValueError(f"expected at least {at_least} images on each side, got {len(pair[0])} and {len(pair[1])}")
     return pair

@@ -27,9 +27,7 @@ def counts_chart(real: Mapping[str, int], target: Mapping[str, int], label: str)
     limit = max(float((before + added).max()), 1.0)
     for row, (n, extra) in enumerate(zip(before, added, strict=True)):
         text = f"{n:,.0f}" + (f" + {extra:,.0f}" if extra else "")
-        axes.text(
-            n + extra + limit * 0.015, row, text, va="center", fontsize=FONT_SIZE - 1, color=COLOURS["soft"]
-        )
+        axes.text(n + extra + limit * 0.015, row, text, va="center", fontsize=FONT_SIZE - 1, color=COLOURS["soft"])
     set_rows(axes, names)
     axes.set_xlim(0, limit * 1.2)
     axes.set_xticks([])

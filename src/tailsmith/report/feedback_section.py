@@ -101,9 +101,7 @@ def _scale_charts(data: ReportData, reference: str | None) -> list[dict[str, Any
         },
     }
     drawn = {title: s for title, s in panels.items() if np.isfinite(list(s.values())).any()}
-    drawings = {
-        title: charts.scale_chart(scales, s, f"{title} by feedback scale") for title, s in drawn.items()
-    }
+    drawings = {title: charts.scale_chart(scales, s, f"{title} by feedback scale") for title, s in drawn.items()}
     return [{"title": title, "chart": Markup(drawing)} for title, drawing in drawings.items()]
 
 

@@ -103,16 +103,12 @@ def _how_sure(goal: str, change: Difference) -> str:
     if math.isnan(change.low):
         return f"No interval is known for the difference in {goal}."
     sure = f"The difference in {goal} has a 95 % interval of {interval_of(change)} points ({change.basis})"
-    return sure + (
-        "; it includes zero: chance alone could explain it." if change.verdict == "unclear" else "."
-    )
+    return sure + ("; it includes zero: chance alone could explain it." if change.verdict == "unclear" else ".")
 
 
 def _costs(baseline: Arm, best: Arm, besides: tuple[str, ...]) -> list[str]:
     """What fell, other than overall accuracy and the headline's measure, which are said already."""
-    others = {
-        t: keys for t, keys in measures([baseline, best]).items() if keys not in (besides, ("overall",))
-    }
+    others = {t: keys for t, keys in measures([baseline, best]).items() if keys not in (besides, ("overall",))}
     gains = {title: difference(baseline, best, *keys).gain for title, keys in others.items()}
     fell = [f"{title} {signed(gain)}" for title, gain in gains.items() if gain <= -0.05]
     return [f"What it cost: {', '.join(fell)}."] if fell else []

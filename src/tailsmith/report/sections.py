@@ -78,9 +78,7 @@ def counts(data: ReportData) -> dict[str, Any]:
         before, total = sum(real[name] for name in names), sum(after[name] for name in names)
         per_shot.append({"title": title, "classes": len(names), "real": before, "synthetic": total - before})
     few_words = f"Training images per class: {sum(real.values()):,} real, {added_images(data):,} synthetic"
-    curve = len(real) > MOST_CLASSES and charts.counts_curve(
-        list(real.values()), list(after.values()), few_words
-    )
+    curve = len(real) > MOST_CLASSES and charts.counts_curve(list(real.values()), list(after.values()), few_words)
     return {
         "chart": Markup(charts.counts_chart(shown, after, few_words)),
         "curve": Markup(curve or ""),
@@ -165,9 +163,7 @@ def _listing(
     drawn = {n: c for n, c in colours.items() if not crowded or n in (data.baseline_arm, data.best_arm)}
     cells = {name: {arm: arms[arm].cell(section, name) for arm in arms} for name, _ in shown}
     label, span = f"Accuracy per {section} of {', '.join(drawn)}", charts.percent_span(cells)
-    halves = [
-        charts.intervals_chart(half, drawn, f"{label}: {', '.join(half)}", span) for half in _halves(cells)
-    ]
+    halves = [charts.intervals_chart(half, drawn, f"{label}: {', '.join(half)}", span) for half in _halves(cells)]
     rows = tuple((name, count, tuple(cells[name].values())) for name, count in shown)
     return Table(tuple(arms), rows, tuple(map(Markup, halves)), len(named) - len(shown), crowded)
 
@@ -183,9 +179,7 @@ def _sorted_counts(data: ReportData) -> dict[str, int]:
     return dict(sorted(data.dataset["counts"].items(), key=lambda item: -item[1]))
 
 
-def _by_shot(
-    matrix: np.ndarray, names: Sequence[str], counts: Mapping[str, int]
-) -> tuple[np.ndarray, list[str]]:
+def _by_shot(matrix: np.ndarray, names: Sequence[str], counts: Mapping[str, int]) -> tuple[np.ndarray, list[str]]:
     shots = [shot for shot in SHOTS if any(shot_of(counts.get(name, 0)) == shot for name in names)]
     member = np.array([[shot_of(counts.get(name, 0)) == shot for name in names] for shot in shots])  # [S, C]
     return member.astype(float) @ matrix @ member.T, [SHOTS[shot] for shot in shots]

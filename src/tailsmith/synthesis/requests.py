@@ -140,9 +140,7 @@ def _check_wording(config: SynthesisConfig, dataset: Dataset) -> None:
     try:
         config.prompt.format(label="", attribute="")
     except (KeyError, IndexError, AttributeError, ValueError) as error:
-        raise ValueError(
-            f"prompt may hold {{label}} and {{attribute}} only, got {config.prompt!r}"
-        ) from error
+        raise ValueError(f"prompt may hold {{label}} and {{attribute}} only, got {config.prompt!r}") from error
 
 
 def _expand(missing: Ints) -> tuple[Ints, Ints, Ints]:

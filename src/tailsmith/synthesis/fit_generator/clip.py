@@ -39,9 +39,7 @@ def create_clip(tokenizer: CLIPTokenizer, *, image_size: int, width: int, embedd
         patch_size=max(8, image_size // 4 // 8 * 8),
         projection_dim=embedding,
     )
-    return CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=embedding)
-    )
+    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=embedding))
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> torch.Tensor:

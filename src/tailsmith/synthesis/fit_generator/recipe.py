@@ -37,9 +37,7 @@ def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None
     """
     config, out, training = config or FitGeneratorConfig(), Path(out), dataset.split("train")
     if len(training) < 2:
-        raise ValueError(
-            f"fit-generator needs at least 2 training images, got {len(training)} in {dataset.name!r}"
-        )
+        raise ValueError(f"fit-generator needs at least 2 training images, got {len(training)} in {dataset.name!r}")
     _claim(out, config, training)
     if _is_finished(out):
         return out
@@ -150,9 +148,7 @@ def assemble(
 
 
 @torch.no_grad()
-def _embed_images(
-    clip: CLIPModel, images: Images, n: int
-) -> tuple[torch.Tensor, StableUnCLIPImageNormalizer]:
+def _embed_images(clip: CLIPModel, images: Images, n: int) -> tuple[torch.Tensor, StableUnCLIPImageNormalizer]:
     """CLIP embeddings of all images [n, D], and the normaliser with their mean and spread."""
     batches = [np.arange(start, min(start + 512, n)) for start in range(0, n, 512)]
     embeddings = torch.cat([image_embedding(clip, images(rows)) for rows in batches])

@@ -1,0 +1,157 @@
+"""Train the judges, choose the default guidance scale, and measure mini-unclip on images that it has never seen.
+
+    python tools/measure_generator.py judges  --generator-data generator.parquet --unseen unseen.parquet
+    python tools/measure_generator.py quality --unseen unseen.parquet [--guidance-scales 1.5 2 3]
+
+`judges` writes assets/judges/{label,attribute}; `quality` writes assets/mini-unclip/quality.json. The Parquet files
+come from tools/build_embedded.py: generator data (both styles, 52,800 photographs), and photographs of the original
+test files that neither a task nor the generator uses.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from tailsmith import load, load_generator
+from tailsmith.classification.prediction import predict
+from tailsmith.classification.training import train_classifier
+from tailsmith.config import TrainConfig
+from tailsmith.data import readers
+from tailsmith.data.dataset import Dataset
+from tailsmith.data.images import ImageArray
+from tailsmith.data.transforms import augmentation
+from tailsmith.files import read_json, write_json
+
+ASSETS = Path(__file__).parents[1] / "src" / "tailsmith" / "assets"
+QUALITY = ASSETS / "mini-unclip" / "quality.json"
+JUDGE = TrainConfig(
+    steps=2500, batch_size=128, learning_rate=0.1, ema_decay=0.998, evaluate_every=500, precision="bf16"
+)
+
+
+def train_judges(training: Dataset, unseen: Dataset) -> dict[str, float]:
+    """Two classifiers on the generator's own real images; accuracy on the tasks' real test photographs."""
+    images, held_out = ImageArray(training, 32), ImageArray(unseen, 32)
+    test = load("fashion-lt").split("test")
+    accuracy: dict[str, float] = {}
+    parts = {
+        "label": (training.class_names, training.labels, unseen.labels, test.labels),
+        "attribute": (training.attribute_names, training.attributes, unseen.attributes, test.attributes),
+    }
+    for what, (names, labels, held_labels, test_labels) in parts.items():
+        config = JUDGE if what == "label" else replace(JUDGE, steps=800)
+        steps = train_classifier(
+            config,
+            images,
+            labels,
+            np.zeros(len(labels), dtype=bool),
+            names,
+            validation=(held_out, held_labels),
+            augment=augmentation("crop-flip"),
+        )
+        for record in tqdm(steps, total=config.steps, desc=f"judge: {what}"):
+            judge = record.classifier
+        assert judge is not None
+        judge.save(ASSETS / "judges" / what)
+        accuracy[what] = float((predict(judge, ImageArray(test, 32)).argmax(1).numpy() == test_labels).mean())
+    write_json(ASSETS / "judges" / "accuracy.json", accuracy)
+    return accuracy
+
+
+def sample(pipe: Any, prompts: list[str], guidance_scale: float, steps: int = 30) -> torch.Tensor:
+    """Text-conditioned samples -> uint8 [n, 3, H, W]; image i has seed i."""
+    done = []
+    for start in range(0, len(prompts), 100):
+        batch = prompts[start : start + 100]
+        images = pipe(
+            image=None,
+            prompt=batch,
+            image_embeds=torch.zeros(len(batch), pipe.image_encoder.config.projection_dim),
+            guidance_scale=guidance_scale,
+            num_inference_steps=steps,
+            noise_level=0,
+            generator=[torch.Generator().manual_seed(start + i) for i in range(len(batch))],
+            output_type="pt",
+        ).images
+        done.append((images.clamp(0, 1) * 255).round().to(torch.uint8))
+    return torch.cat(done)
+
+
+def judge_samples(pipe: Any, names: Dataset, guidance_scale: float, per_prompt: int) -> dict[str, float]:
+    """Prompts name garment and context, equally often."""
+    from tailsmith import load_classifier
+
+    pairs = [(c, a) for c in range(len(names.class_names)) for a in range(len(names.attribute_names))] * per_prompt
+    prompts = [f"{names.class_names[c]} in {names.attribute_names[a]}" for c, a in pairs]
+    images = sample(pipe, prompts, guidance_scale)
+    judged = {
+        what: predict(load_classifier(ASSETS / "judges" / what), images).argmax(1).numpy()
+        for what in ("label", "attribute")
+    }
+    labels, attributes = np.array(pairs).T
+    return {
+        "guidance_scale": guidance_scale,
+        "images": len(prompts),
+        "judge_label_accuracy": float((judged["label"] == labels).mean()),
+        "judge_attribute_accuracy": float((judged["attribute"] == attributes).mean()),
+        "per_class": {
+            name: float((judged["label"] == labels)[labels == c].mean()) for c, name in enumerate(names.class_names)
+        },  # type: ignore[dict-item]
+    }
+
+
+@torch.no_grad()
+def reconstruction_l1(pipe: Any, unseen: Dataset) -> float:
+    """Mean absolute error of encode-decode, images in [-1, 1], unseen photographs in both styles."""
+    images = ImageArray(unseen, 32)
+    total, count = 0.0, 0
+    for start in range(0, len(unseen), 100):
+        pixels = images[np.arange(start, min(start + 100, len(unseen)))].float() / 127.5 - 1
+        decoded = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mean).sample
+        total += float((decoded - pixels).abs().mean()) * len(pixels)
+        count += len(pixels)
+    return total / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["judges", "quality"])
+    parser.add_argument("--generator-data", type=Path)
+    parser.add_argument("--unseen", type=Path, required=True)
+    parser.add_argument("--guidance-scales", type=float, nargs="*", default=[1.5, 2.0, 3.0])
+    parser.add_argument("--per-prompt", type=int, default=10)
+    arguments = parser.parse_args()
+    unseen = readers.read_unchecked(arguments.unseen)
+    if arguments.part == "judges":
+        print(train_judges(readers.read_unchecked(arguments.generator_data), unseen))
+        return
+    pipe = load_generator()
+    rows = [judge_samples(pipe, unseen, scale, arguments.per_prompt) for scale in tqdm(arguments.guidance_scales)]
+    from tailsmith.synthesis.generators import PRESETS
+
+    default = PRESETS["mini-unclip"].guidance_scale
+    chosen = next((row for row in rows if row["guidance_scale"] == default), rows[0])
+    accuracy = read_json(ASSETS / "judges" / "accuracy.json")
+    report = {
+        "reconstruction_l1": reconstruction_l1(pipe, unseen),
+        "judge_label_accuracy": chosen["judge_label_accuracy"],
+        "judge_attribute_accuracy": chosen["judge_attribute_accuracy"],
+        "judge_real_test_accuracy": accuracy["label"],
+        "judge_attribute_real_test_accuracy": accuracy["attribute"],
+        "guidance_scale": chosen["guidance_scale"],
+        "images": chosen["images"],
+        "unseen_images": len(unseen),
+        "sweep": rows,
+    }
+    write_json(QUALITY, report)
+    for key, value in report.items():
+        print(key, value)
+
+
+if __name__ == "__main__":
+    main()
