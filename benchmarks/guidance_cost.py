@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 import tailsmith
-from tailsmith.classification.training import TrainConfig, _new_classifier
+from tailsmith.classification.backbones import create_backbone
+from tailsmith.classification.classifier import Classifier
 from tailsmith.data.embedded import CLASS_NAMES
 from tailsmith.files import write_json
 
@@ -42,7 +43,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     pipe = tailsmith.load_generator()
-    classifier = _new_classifier(TrainConfig(), CLASS_NAMES).eval()
+    backbone = create_backbone("resnet-small", len(CLASS_NAMES))
+    classifier = Classifier(
+        backbone.module,
+        class_names=CLASS_NAMES,
+        image_size=backbone.image_size,
+        mean=backbone.mean,
+        std=backbone.std,
+    ).eval()
     labels = [i % 10 for i in range(arguments.batch)]
     seconds: dict[str, list[float]] = {"plain": [], "denoiser": [], "decoder": []}
     sample_seconds(pipe, arguments.batch, 3)  # warm up

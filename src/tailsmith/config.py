@@ -67,7 +67,7 @@ class FitGeneratorConfig:
         default_factory=lambda: StageConfig(4500, batch_size=32, learning_rate=2e-3, ema_decay=0.999)
     )
     denoiser: StageConfig = field(
-        default_factory=lambda: StageConfig(5000, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
+        default_factory=lambda: StageConfig(4000, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
     )
     caption_attribute_probability: float = 0.5  # how often a caption names the attribute
     text_dropout: float = 0.1

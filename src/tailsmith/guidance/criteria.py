@@ -1,4 +1,4 @@
-"""Feedback criteria C(x, y, f), section 3.1.1: (logits, features, labels) -> a value per image, high = useful."""
+"""Feedback criteria C(x, y, f), section 3.1.1: (logits, features, labels) -> [N], higher = more useful."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -51,9 +51,9 @@ def hardness(gaussians: ClassGaussians) -> Criterion:
 def fit_class_gaussians(features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> ClassGaussians:
     """Class means and Ledoit-Wolf covariances of real features [n, D].
 
-    A class with one or two images has a mean but no covariance of its own, a class with none has neither: they
-    take the covariance pooled within classes, and the mean of all images. Raises ValueError for fewer than two
-    images.
+    A class with one or two images has a mean but no covariance of its own, a class with none has neither:
+    they take the covariance pooled within classes, and the mean of all images. Raises ValueError for fewer
+    than two images.
     """
     from sklearn.covariance import LedoitWolf
 

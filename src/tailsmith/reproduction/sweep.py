@@ -1,4 +1,4 @@
-"""A first sweep of feedback on fashion-lt, on validation: how strong, when, by which classifier, over how many views."""
+"""A first sweep of feedback on fashion-lt, on validation: how strong, when, by whom, over how many views."""
 
 from __future__ import annotations
 
