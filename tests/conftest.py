@@ -1,5 +1,9 @@
 """Shared fixtures; the heavy imports stay inside, so that tests of light parts start fast."""
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tensors here are tiny: more threads only wait for each other
+
 from typing import Any
 
 import pytest

@@ -39,9 +39,14 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Atomic, indented, standard JSON: NaN and infinities become null; numpy values and paths are welcome."""
-    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """What `to_json` makes of a value, atomically."""
+    text = to_json(value) + "\n"
     write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
+def to_json(value: Any) -> str:
+    """Indented, standard JSON: NaN and infinities become null; numpy values and paths are welcome."""
+    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
 
 
 def read_json(path: Path) -> Any:

@@ -16,6 +16,7 @@ from tailsmith.classification.prediction import predict, predict_with_features
 from tailsmith.classification.training import train_classifier
 from tailsmith.config import SynthesisConfig, TrainConfig
 from tailsmith.data import embedded, readers
+from tailsmith.data.checks import check_conditionable
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
@@ -94,6 +95,8 @@ def plan(
     Name the classifier that will guide where its hash should be part of the plan.
     """
     config = config or SynthesisConfig()
+    if config.conditioning != "text":
+        check_conditionable(dataset)
     lacking = missing(dataset, target, per)
     meta = {
         "version": __version__,

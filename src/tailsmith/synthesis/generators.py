@@ -1,12 +1,14 @@
 """Pretrained generators: a name, a folder or a hub id -> a diffusers pipeline with its DDIM scheduler set."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
 
 from tailsmith.files import sha256_folder
 
@@ -26,6 +28,7 @@ PRESETS: dict[str, Preset] = {
     EMBEDDED: Preset("", 2.0, 32, "Apache-2.0 (trained by tailsmith on Fashion-MNIST, MIT)"),
     "sd2.1-unclip": Preset("sd2-community/stable-diffusion-2-1-unclip", 7.5, 768, "CreativeML Open RAIL++-M"),
 }
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 DEFAULT_PRESET = Preset("", 7.5, 512, "unknown: see the generator's own model card")
 
 
@@ -34,10 +37,21 @@ def preset(generator: str) -> Preset:
 
 
 def generator_folder(generator: str) -> Path | None:
-    """The local folder of a generator, None for one that lives on the hub."""
+    """The local folder of a generator, None for one that lives on the hub; ValueError where it can be neither."""
     if generator == EMBEDDED:
         return Path(str(files("tailsmith.assets"))) / EMBEDDED
-    return Path(generator) if Path(generator).exists() else None
+    folder = Path(generator)
+    if folder.exists() and not (folder / "model_index.json").is_file():
+        raise ValueError(
+            f"{folder} is not a diffusers pipeline: it has no model_index.json; give a folder written by "
+            "`tailsmith fit-generator` or by pipe.save_pretrained"
+        )
+    if not folder.exists() and generator not in PRESETS and not HUB_ID.fullmatch(generator):
+        raise ValueError(
+            f"generator {generator!r} is no preset ({', '.join(PRESETS)}), no folder here, and no hub id "
+            "(owner/name); give one of these"
+        )
+    return folder if folder.exists() else None
 
 
 def generator_hash(generator: str) -> str:
@@ -53,16 +67,14 @@ def load_generator(
 
     Raises ValueError for a folder that is not a pipeline, and for a hub id that can't be reached.
     """
+    from diffusers import DDIMScheduler, DiffusionPipeline  # two seconds that a plan can do without
+
     generator = str(generator)
     folder = generator_folder(generator)
-    if folder is not None and not (folder / "model_index.json").is_file():
-        raise ValueError(
-            f"{folder} is not a diffusers pipeline: it has no model_index.json; give a folder written by "
-            "`tailsmith fit-generator` or by pipe.save_pretrained"
-        )
     source = str(folder) if folder else preset(generator).source or generator
     try:
-        pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype)
+        with no_loading_bars():
+            pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype)
     except OSError as error:
         raise ValueError(
             f"generator {generator!r} is no preset ({', '.join(PRESETS)}), no folder here, and could not be "
@@ -72,3 +84,19 @@ def load_generator(
         pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+@contextmanager
+def no_loading_bars() -> Iterator[None]:
+    """Hide the bars that diffusers and transformers draw per file they load or save; downloads keep theirs."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()]
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in shown:
+            each.enable_progress_bar()

@@ -41,7 +41,7 @@ class Worker:
         embeddings = self._conditioning_embeddings(requests)
         for batch in self._batches(requests):
             begin = time.monotonic()
-            images, record = self._sample(batch, embeddings[batch.index.to_numpy()], settings)
+            images, record = self._sample(batch, embeddings[batch.index.tolist()], settings)
             skipped = np.bincount([skip.image for skip in record.skipped], minlength=len(batch))
             yield batch.assign(
                 image=[encode_image(image) for image in images],

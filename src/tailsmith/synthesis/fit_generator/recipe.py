@@ -26,6 +26,7 @@ from tailsmith.synthesis.fit_generator.captions import CaptionedImages, Captions
 from tailsmith.synthesis.fit_generator.clip import clip_loss, create_clip, image_embedding, tokenize
 from tailsmith.synthesis.fit_generator.denoiser import create_denoiser, create_schedulers, denoiser_loss
 from tailsmith.synthesis.fit_generator.stage import run_stage
+from tailsmith.synthesis.generators import no_loading_bars
 
 
 def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None = None) -> Path:
@@ -68,7 +69,8 @@ def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None
     denoiser = stage("denoiser", denoiser, denoise, config.denoiser, seed=config.seed + 2)
 
     pipeline = assemble(clip, tokenizer, autoencoder, denoiser, normalizer, image_size=config.image_size)
-    pipeline.save_pretrained(out, safe_serialization=True)
+    with no_loading_bars():
+        pipeline.save_pretrained(out, safe_serialization=True)
     for checkpoint in (out / "training").glob("*.pt"):
         checkpoint.unlink()
     return out

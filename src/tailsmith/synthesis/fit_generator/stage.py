@@ -1,6 +1,7 @@
 """One stage of training: a resumable loop over random mini-batches, with checkpoint, progress, loss log."""
 
 import copy
+import io
 import json
 import math
 import time
@@ -127,7 +128,13 @@ def _resume(checkpoint: Path, stateful: dict[str, Any]) -> int:
 
 def _save(checkpoint: Path, stateful: dict[str, Any], step: int) -> None:
     state = {"step": step, **{name: holder.state_dict() for name, holder in stateful.items()}}
-    write_atomically(checkpoint, lambda path: torch.save(state, path))
+    buffer = io.BytesIO()  # on a full disk Python's own write says so, torch.save speaks of streams
+    torch.save(state, buffer)
+    write_atomically(checkpoint, lambda path: _write_bytes(path, buffer))
+
+
+def _write_bytes(path: Path, buffer: io.BytesIO) -> None:
+    path.write_bytes(buffer.getbuffer())
 
 
 @torch.no_grad()

@@ -1,0 +1,126 @@
+"""What the commands print: plain aligned text, from plain dicts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Cell = Mapping[str, Any]  # of an accuracy table: accuracy, n, low, high
+
+SHOT_RANGES = {"many": "> 100", "medium": "20..100", "few": "< 20"}
+MISSING = "-"
+
+
+def aligned(rows: Sequence[Sequence[object]]) -> str:
+    """Columns as wide as they need to be: the first to the left, the others to the right."""
+    texts = [[str(value) for value in row] for row in rows]
+    widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in texts]
+    return "\n".join(lines)
+
+
+def dataset_text(described: Mapping[str, Any]) -> str:
+    """Of `data.counts.describe`: splits, shots, a row per class, and a table of groups where there are any."""
+    splits = ", ".join(f"{split} {count:,}" for split, count in described["splits"].items())
+    shots = [f"{count} {shot} ({SHOT_RANGES[shot]})" for shot, count in described["shots"].items()]
+    licence = f" ({described['licence']})" if described["licence"] else ""
+    imbalance = described["imbalance_factor"]
+    parts = [
+        f"{described['name']}: {described['images']:,} images{licence}\n"
+        f"{splits}\n"
+        f"{len(described['classes'])} classes: {', '.join(shots)}; imbalance factor {imbalance:.4g}",
+        _class_table(described),
+    ]
+    if described["groups"]:
+        parts.append(_group_table(described))
+    return "\n\n".join(parts)
+
+
+def plan_text(plan: Mapping[str, Any] | None, *, names: bool = True) -> str:
+    """What would be made (`names`: for which class or group), and what that takes; None = nothing to add."""
+    if plan is None:
+        return "Plan: all counts are equal already; give --target N to go above them."
+    target = plan["target"] if isinstance(plan["target"], str | int) else "of your own"
+    lines = [f"Plan: target {target} per {plan['per']}, {plan['images']:,} images to add in {plan['shards']:,} shards"]
+    if names:
+        rows = [(f"  {name}", f"+{count:,}") for name, count in plan["to_add"].items() if count]
+        lines.append(aligned(rows))
+    if plan["hours"] is None:
+        lines.append(f"Time with {plan['generator']}: unknown; give --seconds-per-image")
+    else:
+        each = f"{plan['seconds_per_image']:.3g} s per image"
+        lines.append(f"Time with {plan['generator']}: about {_duration(plan['hours'])} at {each}")
+    lines.append(f"Disk: about {_bytes(plan['bytes'])}")
+    return "\n".join(lines)
+
+
+def accuracy_text(table: Mapping[str, Any], split: str) -> str:
+    """Of `metrics.accuracy.accuracy_table`: overall, shots, worst group, classes, each with n and interval."""
+    rows: list[Sequence[object]] = [(f"{split} accuracy in %", "", "95 % interval", "n")]
+    rows.append(("overall", *_cell(table["overall"])))
+    rows += [(f"{shot} ({SHOT_RANGES[shot]})", *_cell(cell)) for shot, cell in table["shots"].items()]
+    if table["groups"]:
+        rows += [(f"{shot} groups", *_cell(cell)) for shot, cell in table.get("group_shots", {}).items()]
+        worst = table["worst_group"]
+        rows.append((f"worst group: {worst['group']}", *_cell(worst)))
+    rows.append(("", "", "", ""))
+    rows += [(name, *_cell(cell)) for name, cell in table["classes"].items()]
+    return aligned(rows)
+
+
+def arms_text(arms: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row per arm of a run: overall, shots, and the worst group where there are groups."""
+    grouped = any(table["groups"] for table in arms.values())
+    header = ["test accuracy in %", "overall", *SHOT_RANGES, *(["worst group"] if grouped else [])]
+    rows: list[Sequence[object]] = [header]
+    for arm, table in arms.items():
+        cells = [table["overall"], *(table["shots"][shot] for shot in SHOT_RANGES)]
+        cells += [table["worst_group"]] if grouped else []
+        rows.append([arm, *(_number(cell["accuracy"]) for cell in cells)])
+    return aligned(rows)
+
+
+def _class_table(described: Mapping[str, Any]) -> str:
+    to_add = described["plan"]["to_add"] if described.get("plan", {}).get("per") == "class" else None
+    added = ["to add"] if to_add else []
+    rows: list[Sequence[object]] = [("class", "shot", "train", "val", "test", *added)]
+    for name, row in described["classes"].items():
+        extra = [f"+{to_add[name]:,}" if to_add[name] else ""] if to_add else []
+        rows.append((name, row["shot"], *(f"{row[split]:,}" for split in ("train", "val", "test")), *extra))
+    return aligned(rows)
+
+
+def _group_table(described: Mapping[str, Any]) -> str:
+    """Training images per class and attribute, and the names of the groups without any."""
+    attributes, empty = described["attributes"], described["empty_groups"]
+    rows: list[Sequence[object]] = [("train images per group", *attributes)]
+    for name in described["classes"]:
+        counts = [described["groups"][f"{name} in {attribute}"]["train"] for attribute in attributes]
+        rows.append((name, *(f"{count:,}" for count in counts)))
+    named = ", ".join(empty) if empty else "none"
+    return f"{aligned(rows)}\n\nGroups without a training image ({len(empty)}): {named}"
+
+
+def _cell(cell: Cell) -> tuple[str, str, str]:
+    interval = f"{_number(cell['low'])} .. {_number(cell['high'])}"
+    return _number(cell["accuracy"]), interval, f"{cell['n']:,}"
+
+
+def _number(value: float | None) -> str:
+    """One decimal; None and NaN, which JSON stores as null, mean that there was nothing to average."""
+    return MISSING if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def _duration(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{hours * 3600:.0f} seconds"
+    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.1f} hours"
+
+
+def _bytes(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,166 @@
+"""The whole recipe at toy size: what a run leaves behind, resuming, killing, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tailsmith.config import RunConfig, SynthesisConfig, TrainConfig, from_dict, to_dict
+from tailsmith.experiment import demo_config, report_run, run
+from tailsmith.files import read_json
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import yaml
+from tailsmith.config import RunConfig, from_dict
+from tailsmith.experiment import run
+run(from_dict(RunConfig, yaml.safe_load(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A dataset file and a generator folder, as a user has them."""
+    from tiny import tiny_dataset, tiny_pipeline
+
+    from tailsmith.data.writers import write_parquet
+
+    folder = tmp_path_factory.mktemp("world")
+    tiny_pipeline().save_pretrained(folder / "generator")
+    write_parquet(tiny_dataset(((9, 6), (4, 2), (1, 0))), folder / "data.parquet")
+    return {"data": str(folder / "data.parquet"), "generator": str(folder / "generator")}
+
+
+def small(world: dict[str, str], **changes: object) -> RunConfig:
+    training = TrainConfig(steps=4, batch_size=8, image_size=16, evaluate_every=2)
+    config = RunConfig(
+        data=world["data"],
+        generator=world["generator"],
+        target=12,
+        real=training,
+        mixed=replace(training, method="balanced_softmax", resampling="half_and_half"),
+        synthesis=SynthesisConfig(num_inference_steps=6, guidance_scale=2.0, shard_size=4, feedback_scale=0.05),
+        study_scales=(0.0, 0.05),
+    )
+    return replace(config, **changes)  # type: ignore[arg-type]
+
+
+def test_a_run_leaves_everything_it_knew_and_made(world, tmp_path):
+    report = run(small(world), tmp_path / "run", "tailsmith run ...")
+    assert report == tmp_path / "run" / "report.html"
+    page = report.read_text()
+    assert "tailsmith run ..." in page and "ankle boot" in page
+    results = read_json(tmp_path / "run" / "evaluation.json")
+    assert list(results["arms"]) == ["erm", "balanced_softmax", "image_text", "feedback_entropy"]
+    assert set(results["samples"]) == {"text only", "image + text", "feedback ω = 0.05"}
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "dataset.json",
+        "timings.json",
+        "arms/erm/classifier/model.safetensors",
+    ):
+        assert (tmp_path / "run" / name).is_file()
+    shards = sorted((tmp_path / "run" / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet"))
+    made = pd.concat([pd.read_parquet(shard) for shard in shards])
+    assert made["label"].value_counts().to_dict() == {1: 6, 2: 11}  # 12 - (4 + 2) and 12 - 1; class 0 has 15
+    assert made["criterion_value"].notna().all() and (made["feedback_scale"] == 0.05).all()
+
+
+def test_the_same_call_again_trains_and_renders_nothing(world, tmp_path, monkeypatch):
+    run(small(world), tmp_path / "run")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    before |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.parquet")}
+    monkeypatch.setattr("tailsmith.stages.train_classifier", lambda *_, **__: pytest.fail("trained again"))
+    run(small(world), tmp_path / "run")
+    assert before and all(path.stat().st_mtime_ns == then for path, then in before.items())
+    assert report_run(tmp_path / "run").is_file()
+
+
+def test_a_run_per_group_reports_groups(world, tmp_path):
+    config = small(world, per="group", target="max", arms=("erm", "feedback_hardness"))
+    config = replace(config, synthesis=replace(config.synthesis, prompt="{label} in {attribute}"))
+    run(config, tmp_path / "run")
+    table = read_json(tmp_path / "run" / "evaluation.json")["arms"]["feedback_hardness"]
+    assert table["groups"]["bag in rock"]["n"] == 1 and table["groups"]["bag in water"]["accuracy"] is None
+    assert table["group_shots"]["unseen"]["n"] == 0  # no test image of the group without training images
+
+
+def test_another_configuration_is_refused(world, tmp_path):
+    run(small(world, arms=("erm",), study_scales=()), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"holds a run of another configuration \(differs in: target\)"):
+        run(small(world, arms=("erm",), study_scales=(), target=13), tmp_path / "run")
+
+
+def test_a_folder_that_is_no_run_is_refused(world, tmp_path):
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="is no run directory"):
+        run(small(world), tmp_path)
+    with pytest.raises(ValueError, match="is no run directory"):
+        report_run(tmp_path)
+    assert list(tmp_path.iterdir()) == [tmp_path / "photo.png"]
+
+
+def test_what_can_not_work_is_refused_before_anything_is_written(world, tmp_path):
+    for changes, message in (
+        ({"mixed": TrainConfig(method="magic")}, "unknown method 'magic'"),
+        ({"target": 1}, "nothing to add"),
+        ({"synthesis": SynthesisConfig(embedding_dropout=2)}, "embedding_dropout should be within 0..1"),
+        ({"per": "group", "target": {"bag in mud": 3}}, "which is not one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(small(world, **changes), tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def test_arms_need_the_guiding_classifier():
+    with pytest.raises(ValueError, match="arms should include 'erm'"):
+        RunConfig(arms=("text",))
+    with pytest.raises(ValueError, match=r"arms should be among .* got 'magic'"):
+        RunConfig(arms=("erm", "magic"))
+
+
+def test_a_configuration_survives_yaml_and_refuses_unknown_keys():
+    config = demo_config("fashion-groups")
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ValueError, match=r"configuration.synthesis has an unknown key 'omega'"):
+        from_dict(RunConfig, {"synthesis": {"omega": 1}})
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(world, tmp_path):
+    config = small(world, arms=("erm", "feedback_entropy"), study_scales=())
+    config = replace(config, synthesis=replace(config.synthesis, num_inference_steps=30))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run(config, whole)
+    command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(config)), str(killed)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+    shards = killed / "arms" / "feedback_entropy" / "synthetic"
+    deadline = time.monotonic() + 200
+    while not (shards / "shard-00000.parquet").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (killed / "report.html").exists()
+    run(config, killed)
+    for path in sorted((whole / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet")):
+        one, other = pd.read_parquet(path), pd.read_parquet(shards / path.name)
+        pd.testing.assert_frame_equal(
+            one.drop(columns=["seconds", "image"]), other.drop(columns=["seconds", "image"]), rtol=1e-3
+        )
+        assert (one["image"] == other["image"]).mean() > 0.7  # bits may differ where threads do
+    assert _accuracies(whole) == _accuracies(killed)
+
+
+def _accuracies(folder: Path) -> dict[str, float]:
+    table = read_json(folder / "evaluation.json")["arms"]["erm"]
+    return {name: cell["accuracy"] for name, cell in table["classes"].items()}
