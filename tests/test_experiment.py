@@ -29,9 +29,8 @@ run(from_dict(RunConfig, yaml.safe_load(sys.argv[1])), Path(sys.argv[2]))
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """A dataset file and a generator folder, as a user has them."""
-    from tiny import tiny_dataset, tiny_pipeline
-
     from tailsmith.data.writers import write_parquet
+    from tiny import tiny_dataset, tiny_pipeline
 
     folder = tmp_path_factory.mktemp("world")
     tiny_pipeline().save_pretrained(folder / "generator")

@@ -12,7 +12,9 @@ from tailsmith import stages
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.training import check_train_config
 from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, from_dict
+from tailsmith.data.checks import check_conditionable
 from tailsmith.data.dataset import Dataset
+from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.files import read_json, write_json
 from tailsmith.run_directory import RunDirectory, environment
 from tailsmith.run_report import write_run_report
@@ -147,10 +149,14 @@ def _check(config: RunConfig, dataset: Dataset) -> None:
     """Everything that would only fail hours later."""
     check_train_config(config.real)
     check_train_config(config.mixed)
+    named_augmentation(config.augmentation)
     generator_hash(config.generator)
     for arm in config.arms:
         if ARMS[arm]["synthesis"] is not None:
-            check_config(arm_synthesis(config, arm), dataset)
+            synthesis = arm_synthesis(config, arm)
+            check_config(synthesis, dataset)
+            if synthesis.conditioning != "text":
+                check_conditionable(dataset)
             stages.missing(dataset, config.target, config.per)
     if not len(dataset.split("test")):
         raise ValueError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")

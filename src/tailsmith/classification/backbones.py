@@ -97,11 +97,20 @@ def _conv_norm(channels_in: int, channels_out: int, kernel: int = 3, stride: int
     return nn.Sequential(convolution, nn.BatchNorm2d(channels_out))
 
 
-def _timm_backbone(name: str, num_classes: int, pretrained: bool, image_size: int | None) -> Backbone:
+def check_backbone(name: str) -> None:
+    """ValueError for an unknown name, with close ones; builds nothing."""
+    if name == RESNET_SMALL:
+        return
     import timm
 
     if not timm.is_model(name):
         raise ValueError(_unknown_name(name, timm.list_models()))
+
+
+def _timm_backbone(name: str, num_classes: int, pretrained: bool, image_size: int | None) -> Backbone:
+    import timm
+
+    check_backbone(name)
     try:
         model = timm.create_model(name, num_classes=num_classes, pretrained=pretrained)
     except (OSError, RuntimeError) as error:

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from tailsmith.classification.backbones import create_backbone
+from tailsmith.classification.backbones import check_backbone, create_backbone
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.losses import LOSSES, PRIORS, class_prior, mixture
 from tailsmith.classification.optimization import average_decay, learning_rate_at, sgd, update_average
@@ -98,7 +98,8 @@ def train_classifier(
 
 
 def check_train_config(config: TrainConfig) -> None:
-    """ValueError for a method, prior, resampling or precision that doesn't exist, naming those that do."""
+    """ValueError for a backbone, method, prior, resampling or precision that doesn't exist, naming those that do."""
+    check_backbone(config.backbone)
     choices: dict[str, Collection[str]] = {
         "method": LOSSES,
         "prior": PRIORS,
