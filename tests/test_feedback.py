@@ -1,4 +1,4 @@
-"""Feedback around a tiny pipeline of the real classes: gradients against a plain slow DDIM loop, and what may go wrong."""
+"""Feedback around a tiny pipeline of the real classes: against a plain slow DDIM loop, and what may go wrong."""
 
 from contextlib import nullcontext
 
@@ -150,7 +150,7 @@ def test_score_update_is_ddim_on_a_lower_noise_prediction(classifier):
     eps, timestep, x, _ = seen[0]
     with feedback(pipe, classifier, scale=2.5, steps=[0], update="score", labels=LABELS, keep_gradients=True) as record:
         caught = capture_latents(pipe)
-    a, s = signal_and_noise(pipe.scheduler, timestep)
+    _, s = signal_and_noise(pipe.scheduler, timestep)
     expected = pipe.scheduler.step(eps - s * 2.5 * record.gradients[0], timestep, x).prev_sample
     torch.testing.assert_close(caught[0], expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(caught[0], seen[0][3], atol=1e-4)
@@ -519,7 +519,7 @@ def test_unsupported_scheduler(classifier):
     pipe = tiny_pipeline()
     pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
     with (
-        pytest.raises(ValueError, match="got PNDMScheduler; set pipe.scheduler = DDIMScheduler"),
+        pytest.raises(ValueError, match=r"got PNDMScheduler; set pipe.scheduler = DDIMScheduler"),
         feedback(pipe, classifier, labels=LABELS),
     ):
         pytest.fail("the block was entered")
@@ -527,7 +527,7 @@ def test_unsupported_scheduler(classifier):
 
 def test_unsupported_pipeline(classifier):
     with (
-        pytest.raises(ValueError, match="feedback supports the pipelines.*got object"),
+        pytest.raises(ValueError, match=r"feedback supports the pipelines.*got object"),
         feedback(object(), classifier, labels=LABELS),
     ):
         pytest.fail("the block was entered")

@@ -127,12 +127,12 @@ def test_over_images_broadcasts_over_any_shape():
 
 
 def test_other_schedulers_are_refused():
-    with pytest.raises(ValueError, match="DDIMScheduler.*got EulerDiscreteScheduler.*from_config"):
+    with pytest.raises(ValueError, match=r"DDIMScheduler.*got EulerDiscreteScheduler.*from_config"):
         check_scheduler(EulerDiscreteScheduler())
 
 
 def test_other_prediction_types_are_refused():
     scheduler = DDIMScheduler()
     scheduler.register_to_config(prediction_type="flow")
-    with pytest.raises(ValueError, match="prediction_type should be one of.*got 'flow'"):
+    with pytest.raises(ValueError, match=r"prediction_type should be one of.*got 'flow'"):
         check_scheduler(scheduler)

@@ -44,9 +44,9 @@ INVOCATION = "command"  # the parameter that gets the command line itself, for t
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 TRACEBACK = "TAILSMITH_TRACEBACK"
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a user can mend without knowing our code, beside a full disk.
 _MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
-_LIBRARIES = "torch|torchvision|diffusers|transformers|accelerate|timm|huggingface_hub|sklearn|jsonargparse"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -232,7 +232,7 @@ def _parse_error(message: str, parser: ArgumentParser) -> str:
     actions = {option: action for action in parser._actions for option in action.option_strings}
     if unknown := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
         return f"unknown option {unknown[1]}{_close(unknown[1].replace('-', '_'), actions)}"
-    if unknown := re.search(r"(?:Group '([\w.]+)' )?(?:does not accept|not expected).*? '([\w.-]+)'", message):
+    if unknown := re.search(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.-]+)'", message):
         key = f"{unknown[1]}.{unknown[2]}" if unknown[1] else unknown[2]
         return f"unknown key {key!r}{_close(f'--{key}', actions)}"
     if wrong := re.search(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)$', message):
@@ -253,12 +253,12 @@ def _explained(error: Exception) -> str | None:
     """One line for the user, None for what is no user's doing."""
     if isinstance(error, ValueError):
         return " ".join(str(error).split())
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT) or "(os error 28)" in str(error):
-        where = f" while writing {error.filename}" if getattr(error, "filename", None) else ""
+    number, path = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+    if number in _FULL or "(os error 28)" in str(error):  # the latter from safetensors, which is written in Rust
+        where = f" while writing {path}" if path else ""
         return f"disk full{where}; free space and run the same command again, nothing already written is lost"
-    if number in _MENDABLE and getattr(error, "filename", None):
-        return f"{error.filename}: {os.strerror(number)}; check the path and its permissions"  # type: ignore[attr-defined]
+    if number in _MENDABLE and path:
+        return f"{path}: {os.strerror(number)}; check the path and its permissions"
     return None
 
 
@@ -273,7 +273,7 @@ def _first_line(function: Callable[..., None]) -> str:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Other libraries' warnings and bars are not for the user of a command; ours go to stderr, a line each."""
+    """Libraries' warnings are not for the user of a command (python -W shows them); our own log is, a line each."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     handler = logging.StreamHandler(sys.stderr)
@@ -282,7 +282,8 @@ def _quiet_libraries() -> Iterator[None]:
     log.addHandler(handler)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=rf"({_LIBRARIES})\b")
+            if not sys.warnoptions:
+                warnings.simplefilter("ignore")
             yield
     finally:
         log.removeHandler(handler)

@@ -8,20 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tailsmith.config import FitGeneratorConfig, RunConfig, SynthesisConfig, TrainConfig
-from tailsmith.files import read_json, to_json, write_json
-from tailsmith.text_tables import accuracy_text, arms_text, dataset_text, plan_text
+from tailsmith.files import to_json, write_json
+from tailsmith.text_tables import accuracy_text, arms_text, counted, dataset_text, plan_text
 
 if TYPE_CHECKING:
     from tailsmith.data.dataset import Dataset
 
 Target = int | str | dict[str, int]
-
-# With feedback, 30 steps, batches of 64, on 2 CPU cores; other generators and machines: --seconds-per-image.
-SECONDS_PER_IMAGE = {"mini-unclip": 0.08}
-PNG_RATIO = 0.8  # bytes of a photograph as PNG per byte of its pixels
 
 _NO_CONFIG = SynthesisConfig()
 
@@ -67,24 +63,21 @@ def inspect(
     """Counts, shots, groups and imbalance of a dataset, and what a plan would cost; generates nothing."""
     from tailsmith import stages
     from tailsmith.data.counts import class_counts, describe, group_counts
+    from tailsmith.synthesis.cost import cost
 
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
     described = describe(dataset)
     counts = group_counts(dataset) if per == "group" else class_counts(dataset)
     if target is not None or not counts.size or counts.min() < counts.max():
-        lacking = stages.missing(dataset, "max" if target is None else target, per)
-        names = dataset.group_names if per == "group" else dataset.class_names
-        described["plan"] = {
-            "target": "max" if target is None else target,
-            "per": per,
-            "to_add": dict(zip(names, lacking.ravel().tolist(), strict=True)),
-            **cost(int(lacking.sum()), generator, seconds_per_image, _NO_CONFIG.shard_size),
-        }
+        wanted = "max" if target is None else target
+        to_add = _to_add(dataset, wanted, per)
+        spent = cost(sum(to_add.values()), generator, seconds_per_image, _NO_CONFIG.shard_size)
+        described["plan"] = {"target": wanted, "per": per, "to_add": to_add, **spent}
     if json:
         print(to_json(described))
         return
     print(dataset_text(described), end="\n\n")
-    print(plan_text(described.get("plan"), names=per == "group"))
+    print(plan_text(described.get("plan"), names=False))
 
 
 def plan(
@@ -104,23 +97,13 @@ def plan(
     """Write down one request per image that each class or group lacks; generates nothing."""
     from tailsmith import stages
     from tailsmith.classification.classifier import load_classifier
+    from tailsmith.synthesis.cost import cost
 
     guide = load_classifier(classifier) if classifier else None
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
-    if guide is not None and guide.class_names != dataset.class_names:
-        raise ValueError(
-            f"the classifier in {classifier} knows the classes {list(guide.class_names)}, the data has "
-            f"{list(dataset.class_names)}; train one on this data"
-        )
     made = stages.plan(dataset, target, per=per, config=synthesis, generator=generator, classifier=guide)
-    names = dataset.group_names if per == "group" else dataset.class_names
-    codes = made.table["label"]
-    if per == "group":
-        codes = codes * len(dataset.attribute_names) + made.table["attribute"]
-    added = codes.value_counts()
     spent = cost(len(made), generator, seconds_per_image, synthesis.shard_size)
-    to_add = {name: int(added.get(code, 0)) for code, name in enumerate(names)}
-    print(plan_text({"target": target, "per": per, "to_add": to_add, **spent}))
+    print(plan_text({"target": target, "per": per, "to_add": _to_add(dataset, target, per), **spent}))
     if dry_run:
         print("Dry run: nothing written.")
         return
@@ -253,30 +236,12 @@ def fit_generator(
 # What the commands share.
 
 
-def cost(images: int, generator: str, seconds: float | None, shard_size: int) -> dict[str, Any]:
-    """What so many images take: shards, hours (None where the generator's speed is unknown), bytes on disk."""
-    if seconds is not None and seconds <= 0:
-        raise ValueError(f"seconds_per_image should be above 0, got {seconds}")
-    each = seconds if seconds is not None else SECONDS_PER_IMAGE.get(generator)
-    return {
-        "images": images,
-        "shards": -(-images // shard_size),
-        "generator": generator,
-        "seconds_per_image": each,
-        "hours": None if each is None else images * each / 3600,
-        "bytes": int(images * 3 * _image_size(generator) ** 2 * PNG_RATIO),
-    }
+def _to_add(dataset: Dataset, target: Target, per: str) -> dict[str, int]:
+    """Class or group -> how many images it lacks."""
+    from tailsmith import stages
 
-
-def _image_size(generator: str) -> int:
-    """Pixels; of a folder as its denoiser and autoencoder say, else the preset's."""
-    from tailsmith.synthesis.generators import PRESETS, generator_folder, preset
-
-    folder = generator_folder(generator)
-    if generator in PRESETS or folder is None or not (folder / "unet" / "config.json").is_file():
-        return preset(generator).image_size
-    latent = int(read_json(folder / "unet" / "config.json")["sample_size"])
-    return latent * int(2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1))
+    names = dataset.group_names if per == "group" else dataset.class_names
+    return dict(zip(names, stages.missing(dataset, target, per).ravel().tolist(), strict=True))
 
 
 def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
@@ -325,8 +290,8 @@ def _shards_text(folder: Path, shards: Sequence[int]) -> str:
     parts = [pq.read_table(shard_path(folder, number), columns=columns).to_pandas() for number in shards]
     made = pd.concat(parts, ignore_index=True)
     return (
-        f"{len(made):,} images in {len(shards)} shards, {made['seconds'].mean():.3g} s per image, "
-        f"{int(made['skipped_steps'].sum()):,} feedback steps skipped\nImages: {folder}"
+        f"{counted(len(made), 'image')} in {counted(len(shards), 'shard')}, {made['seconds'].mean():.3g} s per image, "
+        f"{counted(int(made['skipped_steps'].sum()), 'feedback step')} skipped\nImages: {folder}"
     )
 
 

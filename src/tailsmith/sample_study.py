@@ -78,7 +78,7 @@ def study_folder(directory: RunDirectory, name: str) -> Path:
 
 def load_judge(what: str, names: tuple[str, ...]) -> Classifier | None:
     """The embedded judge of "label" or "attribute", None where it knows other names."""
-    folder = Path(str(files("tailsmith.assets"))) / "judges" / what
+    folder = Path(str(files("tailsmith").joinpath("assets", "judges", what)))
     if not folder.is_dir():
         return None
     judge = load_classifier(folder)

@@ -97,6 +97,8 @@ def plan(
     config = config or SynthesisConfig()
     if config.conditioning != "text":
         check_conditionable(dataset)
+    if classifier is not None:
+        _check_classes(classifier, dataset, "plan for the data it was trained on")
     lacking = missing(dataset, target, per)
     meta = {
         "version": __version__,
@@ -163,11 +165,7 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
     rows = dataset.split(split)
     if not len(rows):
         raise ValueError(f"dataset {dataset.name!r} has no {split} images to evaluate on")
-    if tuple(getattr(classifier, "class_names", dataset.class_names)) != dataset.class_names:
-        raise ValueError(
-            f"the classifier knows the classes {list(classifier.class_names)}, the dataset has "
-            f"{list(dataset.class_names)}; evaluate on the data it was trained for"
-        )
+    _check_classes(classifier, dataset, "evaluate on the data it was trained for")
     logits = predict(classifier, ImageArray(rows, getattr(classifier, "image_size", 224)))
     return accuracy_table(
         logits.argmax(1).numpy(),
@@ -186,6 +184,14 @@ def _default_size(config: TrainConfig) -> int:
 
     with torch.random.fork_rng(devices=[]):
         return create_backbone(config.backbone, 2, False, None).image_size
+
+
+def _check_classes(classifier: Any, dataset: Dataset, advice: str) -> None:
+    names = tuple(getattr(classifier, "class_names", dataset.class_names))
+    if names != dataset.class_names:
+        raise ValueError(
+            f"the classifier knows the classes {list(names)}, the dataset has {list(dataset.class_names)}; {advice}"
+        )
 
 
 def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:

@@ -10,6 +10,7 @@ Cell = Mapping[str, Any]  # of an accuracy table: accuracy, n, low, high
 
 SHOT_RANGES = {"many": "> 100", "medium": "20..100", "few": "< 20"}
 MISSING = "-"
+LISTED = 60  # classes or groups of a plan
 
 
 def aligned(rows: Sequence[Sequence[object]]) -> str:
@@ -18,6 +19,10 @@ def aligned(rows: Sequence[Sequence[object]]) -> str:
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in texts]
     return "\n".join(lines)
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def dataset_text(described: Mapping[str, Any]) -> str:
@@ -42,10 +47,13 @@ def plan_text(plan: Mapping[str, Any] | None, *, names: bool = True) -> str:
     if plan is None:
         return "Plan: all counts are equal already; give --target N to go above them."
     target = plan["target"] if isinstance(plan["target"], str | int) else "of your own"
-    lines = [f"Plan: target {target} per {plan['per']}, {plan['images']:,} images to add in {plan['shards']:,} shards"]
+    made = f"{counted(plan['images'], 'image')} to add in {counted(plan['shards'], 'shard')}"
+    lines = [f"Plan: target {target} per {plan['per']}, {made}"]
     if names:
         rows = [(f"  {name}", f"+{count:,}") for name, count in plan["to_add"].items() if count]
-        lines.append(aligned(rows))
+        lines.append(aligned(rows[:LISTED]))
+        if len(rows) > LISTED:
+            lines.append(f"  ... and {len(rows) - LISTED:,} more")
     if plan["hours"] is None:
         lines.append(f"Time with {plan['generator']}: unknown; give --seconds-per-image")
     else:
@@ -92,12 +100,15 @@ def _class_table(described: Mapping[str, Any]) -> str:
 
 
 def _group_table(described: Mapping[str, Any]) -> str:
-    """Training images per class and attribute, and the names of the groups without any."""
+    """Training images per class and attribute, with what a plan per group adds, and the names of empty groups."""
     attributes, empty = described["attributes"], described["empty_groups"]
-    rows: list[Sequence[object]] = [("train images per group", *attributes)]
+    plan = described.get("plan", {})
+    to_add = plan["to_add"] if plan.get("per") == "group" else {}
+    rows: list[Sequence[object]] = [("train images" + (" + to add" if to_add else ""), *attributes)]
     for name in described["classes"]:
-        counts = [described["groups"][f"{name} in {attribute}"]["train"] for attribute in attributes]
-        rows.append((name, *(f"{count:,}" for count in counts)))
+        groups = [f"{name} in {attribute}" for attribute in attributes]
+        counts = [(described["groups"][group]["train"], to_add.get(group, 0)) for group in groups]
+        rows.append((name, *(f"{count:,}" + (f" + {more:,}" if more else "") for count, more in counts)))
     named = ", ".join(empty) if empty else "none"
     return f"{aligned(rows)}\n\nGroups without a training image ({len(empty)}): {named}"
 

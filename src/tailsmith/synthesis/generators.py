@@ -1,5 +1,6 @@
 """Pretrained generators: a name, a folder or a hub id -> a diffusers pipeline with its DDIM scheduler set."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tailsmith.files import sha256_folder
+from tailsmith.files import read_json, sha256_folder
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def preset(generator: str) -> Preset:
 def generator_folder(generator: str) -> Path | None:
     """The local folder of a generator, None for one that lives on the hub; ValueError where it can be neither."""
     if generator == EMBEDDED:
-        return Path(str(files("tailsmith.assets"))) / EMBEDDED
+        return _embedded_folder()
     folder = Path(generator)
     if folder.exists() and not (folder / "model_index.json").is_file():
         raise ValueError(
@@ -54,10 +55,24 @@ def generator_folder(generator: str) -> Path | None:
     return folder if folder.exists() else None
 
 
+def _embedded_folder() -> Path:
+    folder = Path(str(files("tailsmith").joinpath("assets", EMBEDDED)))  # assets is no package of its own
+    if not (folder / "model_index.json").is_file():
+        raise ValueError(
+            f"{EMBEDDED} is missing from this installation (expected in {folder}); install tailsmith again, or "
+            "give another generator"
+        )
+    return folder
+
+
 def generator_hash(generator: str) -> str:
-    """SHA-256 of the folder's contents; a hub id is its own name."""
+    """SHA-256 of the pipeline's own parts, whatever else lies in its folder; a hub id is its own name."""
     folder = generator_folder(generator)
-    return sha256_folder(folder) if folder else f"hub:{preset(generator).source or generator}"
+    if folder is None:
+        return f"hub:{preset(generator).source or generator}"
+    index = read_json(folder / "model_index.json")
+    parts = [sha256_folder(folder / part) for part in sorted(index) if (folder / part).is_dir()]
+    return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 def load_generator(

@@ -155,9 +155,9 @@ def _expand(missing: Ints) -> tuple[Ints, Ints, Ints]:
 
 def _hash64(seed: int, *parts: Ints | int) -> Hashes:
     """A well-mixed 64-bit number per row from whole numbers (the finaliser of SplitMix64 after each part)."""
-    state: Any = np.uint64(seed)
+    state: Any = np.uint64(0)
     with np.errstate(over="ignore"):
-        for part in parts:
+        for part in (seed, *parts):
             state = np.asarray(state + np.asarray(part).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))
             state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

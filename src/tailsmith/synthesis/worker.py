@@ -133,7 +133,7 @@ class Worker:
             return [float("nan")] * len(batch)
         names = batch["criterion"].tolist()
         logits, features = self.classifier(images.to(self.pipe.device).float() / 255)
-        labels = torch.as_tensor(batch["label"].to_numpy(), device=logits.device)
+        labels = torch.as_tensor(batch["label"].to_numpy(copy=True), device=logits.device)
         values: list[float] = mixture(names, self.gaussians)(logits, features, labels).tolist()
         return values
 

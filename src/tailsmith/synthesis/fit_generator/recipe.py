@@ -125,9 +125,10 @@ def assemble(
     image_size: int,
 ) -> StableUnCLIPImg2ImgPipeline:
     """The trained parts as the pipeline that Stable Diffusion 2.1 unCLIP is."""
-    text = CLIPTextModel(clip.config.text_config)
+    with torch.random.fork_rng(devices=[]):  # random weights that the trained ones replace
+        text = CLIPTextModel(clip.config.text_config)
+        vision = CLIPVisionModelWithProjection(clip.config.vision_config)
     text.load_state_dict(clip.text_model.state_dict())
-    vision = CLIPVisionModelWithProjection(clip.config.vision_config)
     vision.vision_model.load_state_dict(clip.vision_model.state_dict())
     vision.visual_projection.load_state_dict(clip.visual_projection.state_dict())
     scheduler, embedding_scheduler = create_schedulers()

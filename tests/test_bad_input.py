@@ -1,0 +1,455 @@
+"""What bad input gets, through the command line: exit code 2, one line that names the thing, and nothing lost."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from folders import SOUND, write_folder
+from tailsmith.cli import COMMANDS, main
+
+Capture = pytest.CaptureFixture[str]
+QUICK = ["--synthesis.num_inference_steps=2", "--synthesis.shard_size=2", "--synthesis.feedback_scale=0"]
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from tiny import tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("generator")
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    return write_folder(tmp_path / "pets")
+
+
+@pytest.fixture
+def plan(pets: Path, generator: str, tmp_path: Path, capsys: Capture) -> Path:
+    """Of three requests in two shards."""
+    path = tmp_path / "plan.parquet"
+    assert main(["plan", str(pets), "--out", str(path), "--generator", generator, *QUICK]) == 0
+    capsys.readouterr()
+    return path
+
+
+def refused(capsys: Capture, *argv: object, code: int = 2) -> str:
+    """Run a command that should fail; its one line on stderr (progress bars, drawn with \\r, aside)."""
+    assert main([str(each) for each in argv]) == code
+    printed = capsys.readouterr().err
+    lines = [line for line in printed.splitlines() if line.strip() and "it/s" not in line and "image/s" not in line]
+    lines = [line for line in lines if "?image" not in line and "s/image" not in line]
+    assert len(lines) == 1, printed
+    assert "Traceback" not in printed
+    return lines[0]
+
+
+def save_classifier(folder: Path, *class_names: str) -> Path:
+    """An untrained classifier of these classes."""
+    from tailsmith.classification.backbones import create_backbone
+    from tailsmith.classification.classifier import Classifier
+
+    backbone = create_backbone("resnet-small", len(class_names))
+    Classifier(
+        backbone.module,
+        class_names=class_names,
+        image_size=32,
+        mean=backbone.mean,
+        std=backbone.std,
+        backbone_name="resnet-small",
+    ).save(folder)
+    return folder
+
+
+# --- data
+
+
+def no_such_folder(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def no_images(folder: Path) -> None:
+    for path in folder.rglob("*.png"):
+        path.unlink()
+
+
+def one_class_only(folder: Path) -> None:
+    for path in folder.glob("*/dog"):
+        shutil.rmtree(path)
+
+
+def truncated_image(folder: Path) -> None:
+    path = folder / "train" / "dog" / "1.png"
+    path.write_bytes(path.read_bytes()[:90])
+
+
+def no_image_file(folder: Path) -> None:
+    (folder / "train" / "dog" / "notes.txt").write_text("walk him")
+
+
+def label_only_in_test(folder: Path) -> None:
+    (folder / "train" / "dog").rename(folder / "train" / "cow")
+    shutil.rmtree(folder / "val" / "dog")
+
+
+def test_overlaps_train(folder: Path) -> None:
+    shutil.copy(folder / "train" / "cat" / "4.png", folder / "test" / "cat" / "copy.png")
+
+
+test_overlaps_train.__test__ = False  # type: ignore[attr-defined]  # a way to break data, not a test
+
+
+def val_overlaps_train(folder: Path) -> None:
+    shutil.copy(folder / "train" / "cat" / "4.png", folder / "val" / "cat" / "copy.png")
+
+
+BROKEN: dict[Callable[[Path], None], tuple[str, ...]] = {
+    no_such_folder: ("no such folder or file: ", "pets", "expected an image folder"),
+    no_images: ("no images in", "pets", "expected one folder of images per class"),
+    one_class_only: ("pets: one class only ('cat')", "two or more"),
+    truncated_image: ("train/dog/1.png is corrupt or truncated", "replace it or pass --skip-corrupt"),
+    no_image_file: ("train/dog/notes.txt is not an image file", "remove it or pass --skip-corrupt"),
+    label_only_in_test: ("label 'dog' is in test but not in train", "add training images of it"),
+    test_overlaps_train: ("test overlaps train", "test/cat/copy.png", "train/cat/4.png", "remove it"),
+    val_overlaps_train: ("val overlaps train", "val/cat/copy.png", "train/cat/4.png", "remove it"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
+def test_broken_data(broken: Callable[[Path], None], pets: Path, capsys: Capture) -> None:
+    broken(pets)
+    line = refused(capsys, "inspect", pets)
+    assert line.startswith("tailsmith: error: ")
+    for part in BROKEN[broken]:
+        assert part in line
+
+
+@pytest.mark.parametrize("command", ["plan", "train", "run", "evaluate", "synthesize", "fit-generator"])
+def test_every_command_refuses_broken_data_before_it_writes(
+    command: str, pets: Path, plan: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    truncated_image(pets)
+    out = tmp_path / "out"
+    leading = {
+        "run": ["--data", pets],
+        "evaluate": [save_classifier(tmp_path / "f", "cat", "dog"), "--data", pets],
+        "synthesize": [plan, "--data", pets],
+    }
+    last = ["--json", out] if command == "evaluate" else ["--out", out]
+    line = refused(capsys, command, *leading.get(command, [pets]), *last)
+    assert "train/dog/1.png is corrupt or truncated" in line
+    assert not out.exists()
+
+
+def test_skip_corrupt_goes_on_and_lists_what_it_left_out(pets: Path, capsys: Capture) -> None:
+    truncated_image(pets)
+    no_image_file(pets)
+    assert main(["inspect", str(pets), "--skip-corrupt"]) == 0
+    printed = capsys.readouterr()
+    assert "16 images" in printed.out
+    first, second = sorted(printed.err.splitlines())
+    assert first.startswith("tailsmith: skipped: ")
+    assert "train/dog/1.png is corrupt or truncated" in first
+    assert "train/dog/notes.txt is not an image file" in second
+
+
+def test_duplicate_ids(pets: Path, capsys: Capture) -> None:
+    table = pets / "images.csv"
+    table.write_text("image_id,path,label\na,train/cat/0.png,cat\na,train/dog/0.png,dog\n")
+    line = refused(capsys, "inspect", table)
+    assert "duplicate image_id 'a' (1 rows repeat an id)" in line
+    assert "an id, or path, of its own" in line
+
+
+def test_a_class_without_a_training_image(tmp_path: Path, generator: str, capsys: Capture) -> None:
+    """An empty class folder: there is nothing to condition on, unless by text alone."""
+    pets = write_folder(tmp_path / "pets", {**SOUND, "train": {**SOUND["train"], "unicorn": 0}})
+    out = tmp_path / "plan.parquet"
+    argv = ["plan", pets, "--out", out, "--generator", generator]
+    line = refused(capsys, *argv)
+    assert "class 'unicorn' has no training image, and so nothing to condition on" in line
+    assert "add at least one image, or remove the class" in line
+    assert not out.exists()
+    line = refused(capsys, "run", "--data", pets, "--out", tmp_path / "run", "--generator", generator)
+    assert "class 'unicorn' has no training image" in line
+    assert not (tmp_path / "run").exists()
+    assert main([*map(str, argv), "--synthesis.conditioning", "text"]) == 0
+
+
+# --- configuration
+
+
+def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump({"synthesis": {"feedback_scal": 0.1}}))
+    line = refused(capsys, "run", "--data", pets, "--out", tmp_path / "run", "--config", config)
+    assert "unknown key 'synthesis.feedback_scal', did you mean synthesis.feedback_scale" in line
+    assert "`tailsmith run --help` lists all" in line
+    config.write_text(yaml.safe_dump({"targets": 3}))
+    line = refused(capsys, "run", "--data", pets, "--out", tmp_path / "run", "--config", config)
+    assert "unknown key 'targets', did you mean target" in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (
+            ["run", "--out", "o", "--synthesis.feedback-scal", "1"],
+            ("unknown option --synthesis.feedback-scal", "did you mean synthesis.feedback_scale"),
+        ),
+        (["run", "--out", "o", "--real.stepz=1"], ("unknown option --real.stepz", "did you mean real.steps")),
+        (["run", "--out", "o", "--real.steps=many"], ("real.steps should be int, got 'many'",)),
+        (
+            ["run", "--out", "o", "--synthesis.guidance_scale=high"],
+            ("synthesis.guidance_scale should be float | None, got 'high'",),
+        ),
+        (["run", "--out", "o", "--real.steps=-1"], ("steps should be above 0, got -1",)),
+        (["run", "--out", "o", "--arms", "erm,magic"], ("arms should be among", "'feedback_entropy'", "got 'magic'")),
+        (["run", "--out", "o", "--per", "clas"], ("per should be 'class' or 'group', got 'clas'",)),
+        (["run"], ("missing: --out", "`tailsmith run --help`")),
+        (["plan"], ("missing: DATA",)),
+        (["plan", "--out"], ("--out", "expected one argument")),
+        (["inspect", "a", "b"], ("unrecognized arguments: b",)),
+        (["rum"], ("unknown command 'rum': expected one of demo, inspect, plan,",)),
+        (["run", "--out", "o", "--config", "nowhere.yaml"], ("--config: ", "does not exist", "nowhere.yaml")),
+        (["demo", "--task", "fashion"], ("task should be one of fashion-lt, fashion-groups, got 'fashion'",)),
+        (["report", "nowhere"], ("nowhere is no run directory", "make one with `tailsmith run`")),
+    ],
+)  # fmt: skip
+def test_command_lines_that_make_no_sense(argv: list[str], parts: tuple[str, ...], capsys: Capture) -> None:
+    line = refused(capsys, *argv)
+    assert line.startswith("tailsmith: error: ")
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize("text", ["a: [", "hello", "- 1\n- 2", "a: 1\n\tb: 2"])
+def test_a_config_file_that_is_none(text: str, tmp_path: Path, capsys: Capture) -> None:
+    config = tmp_path / "broken.yaml"
+    config.write_text(text)
+    assert "config" in refused(capsys, "run", "--out", tmp_path / "run", "--config", config)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--synthesis.criterion=novelty", "criterion should be one of ['entropy', 'loss', 'hardness'], got 'novelty'"),
+        ('--synthesis.criterion={"entropy": 1, "novelty": 1}', "criterion should be one of"),
+        ("--synthesis.feedback_scale=-1", "feedback_scale should be finite and not negative, got -1"),
+        ("--synthesis.prompt={colour} {label}", "prompt may hold {label} and {attribute} only"),
+        ("--synthesis.conditioning=sound", "conditioning should be one of"),
+        ("--target={'dog': 2}", "target 2 for 'dog' is below its current count 3; tailsmith only adds images"),
+        ("--target=6", "nothing to add: target 6 is not above any current count (3 to 6); give a larger target"),
+        ("--target=0", "target should be at least 1 image, got 0"),
+        ("--target=all", "target should be 'max', a number, a dict"),
+        ("--target={'cow': 9}", "target names 'cow', which is not one of: cat, dog"),
+        ("--per=group", "a plan per group needs attributes, and this dataset has none; plan per class"),
+        ("--seconds-per-image=0", "seconds_per_image should be above 0, got 0"),
+    ],
+)
+def test_plans_that_cannot_be(
+    option: str, message: str, pets: Path, generator: str, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "plan.parquet"
+    options = ["--target=6", option] if option == "--target=6" else [option]
+    if option == "--target=6":  # bring dogs up to what there is
+        write_folder(pets, {"train": {"cat": 6, "dog": 6}}, size=14)
+        message = message.replace("(3 to 6)", "(6 to 6)")
+    assert message in refused(capsys, "plan", pets, "--out", out, "--generator", generator, *options)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--train.backbone", "--train.method", "--train.resampling", "--augmentation"])
+def test_unknown_names_for_training(option: str, pets: Path, tmp_path: Path, capsys: Capture) -> None:
+    line = refused(capsys, "train", pets, "--out", tmp_path / "f", option, "resnet-smal")
+    assert "'resnet-smal'" in line
+    assert not (tmp_path / "f").exists()
+
+
+def test_an_unknown_backbone_is_found_before_a_run_starts(
+    pets: Path, generator: str, tmp_path: Path, capsys: Capture
+) -> None:
+    argv = ["run", "--data", pets, "--out", tmp_path / "run", "--generator", generator]
+    line = refused(capsys, *argv, "--mixed.backbone", "resnet51")
+    assert "unknown backbone 'resnet51'" in line
+    assert "close: " in line
+    assert not (tmp_path / "run").exists()
+
+
+# --- generators, classifiers, plans
+
+
+def test_a_generator_folder_that_is_no_pipeline(pets: Path, tmp_path: Path, capsys: Capture) -> None:
+    line = refused(capsys, "plan", pets, "--out", tmp_path / "plan", "--generator", pets)
+    assert f"{pets} is not a diffusers pipeline: it has no model_index.json; give a folder" in line
+
+
+@pytest.mark.parametrize("name", ["mini-unclap", "./nowhere", "/no/where/at/all"])
+def test_a_generator_that_is_nothing(name: str, pets: Path, tmp_path: Path, capsys: Capture) -> None:
+    for argv in (["plan", pets], ["run", "--data", pets]):
+        line = refused(capsys, *argv, "--out", tmp_path / "out", "--generator", name)
+        assert f"generator '{name}' is no preset (mini-unclip, sd2.1-unclip), no folder here" in line
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_classifier_of_other_classes(pets: Path, plan: Path, tmp_path: Path, capsys: Capture) -> None:
+    other = save_classifier(tmp_path / "other", "cat", "cow")
+    out = tmp_path / "out"
+    line = refused(capsys, "synthesize", plan, "--data", pets, "--out", out, "--classifier", other)
+    assert "the plan is for the classes ['cat', 'dog'], the classifier has ['cat', 'cow']" in line
+    line = refused(capsys, "evaluate", other, "--data", pets, "--json", out)
+    assert "knows the classes ['cat', 'cow'], the dataset has ['cat', 'dog']" in line
+    line = refused(capsys, "plan", pets, "--out", out, "--classifier", other)
+    assert "knows the classes ['cat', 'cow'], the dataset has ['cat', 'dog']; plan for the data" in line
+    assert not out.exists()
+
+
+def test_folders_that_hold_something_else(pets: Path, plan: Path, tmp_path: Path, capsys: Capture) -> None:
+    line = refused(capsys, "synthesize", pets / "no.parquet", "--data", pets, "--out", tmp_path / "out")
+    assert "no plan at" in line
+    assert "make one with `tailsmith plan`" in line
+    line = refused(capsys, "evaluate", pets, "--data", pets)
+    assert str(pets) in line
+    line = refused(capsys, "train", pets, "--out", tmp_path / "f", "--synthetic", pets)
+    assert "no plan at" in line
+    line = refused(capsys, "synthesize", plan, "--data", pets, "--out", tmp_path / "out", "--shards", "7")
+    assert "the plan has the shards 0-1, got 7" in line
+    (tmp_path / "file").write_text("")
+    line = refused(capsys, "synthesize", plan, "--data", pets, "--out", tmp_path / "file")
+    assert f"{tmp_path / 'file'}" in line
+
+
+def test_images_of_another_plan(pets: Path, plan: Path, generator: str, tmp_path: Path, capsys: Capture) -> None:
+    out = tmp_path / "out"
+    making = ["synthesize", plan, "--data", pets, "--out", out]
+    assert main([str(each) for each in making]) == 0
+    other = tmp_path / "other.parquet"
+    planning = ["plan", str(pets), "--out", str(other), "--generator", generator, *QUICK]
+    assert main([*planning, "--synthesis.seed=1"]) == 0
+    capsys.readouterr()
+    kept = [path.read_bytes() for path in sorted(out.iterdir())]
+    line = refused(capsys, "synthesize", other, "--data", pets, "--out", out)
+    assert f"{out} holds images of another plan; use another folder" in line
+    assert [path.read_bytes() for path in sorted(out.iterdir())] == kept
+
+
+def test_a_run_directory_of_another_configuration(pets: Path, generator: str, tmp_path: Path, capsys: Capture) -> None:
+    from tailsmith.config import RunConfig
+    from tailsmith.run_directory import RunDirectory
+
+    out = tmp_path / "run"
+    RunDirectory.claim(out, RunConfig(data=str(pets), generator=generator), "tailsmith run")
+    before = (out / "config.yaml").read_bytes()
+    argv = ["run", "--data", pets, "--generator", generator, "--out", out, "--target", "9"]
+    line = refused(capsys, *argv)
+    assert f"{out} holds a run of another configuration (differs in: target); use another --out" in line
+    assert (out / "config.yaml").read_bytes() == before
+    line = refused(capsys, *argv[:5], "--out", pets)
+    assert f"{pets} exists and is no run directory" in line
+    assert not (pets / "config.yaml").exists()
+
+
+# --- interruptions
+
+
+def test_a_full_disk_while_writing_a_shard_loses_nothing(
+    pets: Path, plan: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailsmith.synthesis import worker
+
+    write_table = worker.pq.write_table
+
+    def full(table: Any, path: Path) -> None:
+        if "shard-00001" in path.name:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_table(table, path)
+
+    out = tmp_path / "out"
+    argv = ["synthesize", plan, "--data", pets, "--out", out]
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.pq, "write_table", full)
+        line = refused(capsys, *argv)
+    assert f"disk full while writing {out / 'shard-00001.parquet'}" in line
+    assert "free space and run the same command again, nothing already written is lost" in line
+    assert sorted(each.name for each in out.iterdir()) == ["plan.parquet", "shard-00000.parquet"]
+    first = (out / "shard-00000.parquet").read_bytes()
+    assert main([str(each) for each in argv]) == 0
+    assert (out / "shard-00000.parquet").read_bytes() == first
+    assert "3 images in 2 shards" in capsys.readouterr().out
+
+
+def test_ctrl_c_loses_no_shard(
+    pets: Path, plan: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tailsmith.synthesis import worker
+
+    render = worker.Worker.render
+
+    def interrupted(self: Any, requests: Any, settings: Any) -> Any:
+        if (requests["shard"] == 1).all():
+            raise KeyboardInterrupt
+        return render(self, requests, settings)
+
+    out = tmp_path / "out"
+    argv = ["synthesize", plan, "--data", pets, "--out", out]
+    with monkeypatch.context() as patch:
+        patch.setattr(worker.Worker, "render", interrupted)
+        line = refused(capsys, *argv, code=130)
+    assert line == ("tailsmith: interrupted; nothing already written is lost: run the same command again to go on")
+    assert sorted(each.name for each in out.iterdir()) == ["plan.parquet", "shard-00000.parquet"]
+    assert main([str(each) for each in argv]) == 0
+    assert "3 images in 2 shards" in capsys.readouterr().out
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+def test_a_full_disk_anywhere(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors import SafetensorError
+
+    python = OSError(errno.ENOSPC, "No space left on device", "/data/x.json")
+    rust = SafetensorError("I/O error: No space left on device (os error 28)")
+    for error, where in ((python, " while writing /data/x.json"), (rust, "")):
+        monkeypatch.setitem(COMMANDS, "report", raising(error))
+        assert refused(capsys, "report") == (
+            f"tailsmith: error: disk full{where}; free space and run the same command again, "
+            "nothing already written is lost"
+        )
+
+
+def test_a_path_one_may_not_write(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "report", raising(PermissionError(errno.EACCES, "no", "/root/x")))
+    line = refused(capsys, "report")
+    assert line == "tailsmith: error: /root/x: Permission denied; check the path and its permissions"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), OSError(errno.EIO, "I/O error"), KeyError("x")])
+def test_what_is_our_fault_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "report", raising(error))
+    with pytest.raises(type(error)):
+        main(["report"])
+
+
+def test_tracebacks_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "report", raising(ValueError("two\nlines")))
+    monkeypatch.setenv("TAILSMITH_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="two"):
+        main(["report"])
+
+
+def test_a_complaint_of_many_lines_is_printed_as_one(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(COMMANDS, "report", raising(ValueError("two\n  lines")))
+    assert refused(capsys, "report") == "tailsmith: error: two lines"

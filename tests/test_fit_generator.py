@@ -1,0 +1,263 @@
+"""fit-generator on a handful of tiny images: resumable, logged, and an ordinary diffusers folder at the end."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tailsmith.config import FitGeneratorConfig, StageConfig
+from tailsmith.data.dataset import Dataset
+from tailsmith.synthesis.fit_generator import stage
+from tailsmith.synthesis.fit_generator.captions import Captions, build_tokenizer
+from tailsmith.synthesis.fit_generator.recipe import fit_generator
+from tailsmith.synthesis.fit_generator.stage import draw_step, learning_rate_factor, run_stage
+from tailsmith.synthesis.generators import load_generator
+from tiny import CLASSES, CONTEXTS, tiny_dataset
+
+STAGES = ("clip", "autoencoder", "denoiser")
+CONFIG = FitGeneratorConfig(
+    image_size=16,
+    latent_channels=4,
+    autoencoder_channels=(8, 8, 16),
+    denoiser_channels=(16, 32),
+    clip_width=16,
+    clip_embedding=8,
+    clip=StageConfig(4, batch_size=4),
+    autoencoder=StageConfig(6, batch_size=4, ema_decay=0.9, warmup_steps=2),
+    denoiser=StageConfig(5, batch_size=4, ema_decay=0.9),
+    bf16=False,
+)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return tiny_dataset()
+
+
+@pytest.fixture(scope="module")
+def fitted(dataset, tmp_path_factory):
+    """The folder of an uninterrupted fit."""
+    return fit_generator(dataset, tmp_path_factory.mktemp("fitted") / "pipeline", CONFIG)
+
+
+def weights(folder):
+    return {
+        f"{path.parent.name}.{name}": value
+        for path in sorted(folder.glob("*/*.safetensors"))
+        for name, value in load_file(path).items()
+    }
+
+
+def assert_same_weights(folder, other):
+    one, two = weights(folder), weights(other)
+    assert one.keys() == two.keys()
+    assert len({name.split(".")[0] for name in one}) == 5  # two encoders, normaliser, autoencoder, denoiser
+    for name in one:
+        assert torch.equal(one[name], two[name]), name
+
+
+@pytest.mark.parametrize("interrupted", STAGES)
+def test_a_fit_interrupted_in_any_stage_goes_on_from_its_checkpoint(
+    interrupted, dataset, fitted, tmp_path, monkeypatch
+):
+    out, real_draw, drawn = tmp_path / "pipeline", stage.draw_step, []
+    seed = STAGES.index(interrupted)
+
+    def power_cut(n, batch_size, stage_seed, step):
+        if (stage_seed, step) == (seed, 3):
+            raise KeyboardInterrupt
+        return real_draw(n, batch_size, stage_seed, step)
+
+    def counted(n, batch_size, stage_seed, step):
+        drawn.append((stage_seed, step))
+        return real_draw(n, batch_size, stage_seed, step)
+
+    monkeypatch.setattr(run_stage, "__kwdefaults__", {**run_stage.__kwdefaults__, "checkpoint_seconds": 0.0})
+    monkeypatch.setattr(stage, "draw_step", power_cut)
+    with pytest.raises(KeyboardInterrupt):
+        fit_generator(dataset, out, CONFIG)
+    assert not (out / "model_index.json").exists()
+    monkeypatch.setattr(stage, "draw_step", counted)
+    fit_generator(dataset, out, CONFIG)
+    assert drawn[0] == (seed, 3)  # nothing is trained twice
+    assert_same_weights(out, fitted)
+
+
+def test_a_finished_fit_is_not_trained_again(dataset, fitted, monkeypatch):
+    monkeypatch.setattr(stage, "draw_step", lambda *arguments: pytest.fail("it trained"))
+    assert fit_generator(dataset, fitted, CONFIG) == fitted
+    assert not list(fitted.glob("training/*.pt"))
+
+
+def test_losses_are_logged(fitted):
+    for name, steps, parts in [
+        ("clip", 4, {"caption", "instance"}), ("autoencoder", 6, {"l1", "kl"}), ("denoiser", 5, {"v"}),
+    ]:  # fmt: skip
+        lines = [json.loads(line) for line in (fitted / "training" / f"{name}.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines] == [steps]
+        assert set(lines[0]) == {"step", "loss", *parts}
+        assert all(np.isfinite(list(lines[0].values())))
+
+
+def test_the_log_has_the_mean_of_every_fifty_steps(tmp_path):
+    model = torch.nn.Linear(1, 1)
+
+    def loss(model, draw):
+        calls.append(1)
+        return {"loss": model.weight.sum() * 0 + len(calls)}
+
+    calls = []
+    run_stage("line", model, loss, StageConfig(120), n=3, folder=tmp_path, seed=0)
+    lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
+    assert lines == [{"step": 50, "loss": 25.5}, {"step": 100, "loss": 75.5}, {"step": 120, "loss": 110.5}]
+
+
+def test_plain_diffusers_loads_and_samples_the_folder_without_tailsmith(fitted):
+    code = (
+        "import sys, torch; from diffusers import StableUnCLIPImg2ImgPipeline;"
+        "pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(sys.argv[1]);"
+        "from PIL import Image;"
+        "generator = torch.Generator().manual_seed(0);"
+        "images = pipe(Image.new('RGB', (20, 30)), 'sandal in rock', num_inference_steps=2, generator=generator).images;"
+        "assert images[0].size == (16, 16), images[0].size;"
+        "assert not [name for name in sys.modules if name.startswith('tailsmith')];"
+        "assert type(pipe.scheduler).__name__ == 'DDIMScheduler';"
+        "assert pipe.scheduler.config.prediction_type == 'v_prediction'"
+    )
+    subprocess.run([sys.executable, "-c", code, str(fitted)], check=True, capture_output=True, text=True)
+
+
+def test_load_generator_reads_the_folder_and_gives_what_the_file_says(fitted):
+    pipe = load_generator(str(fitted), device="cpu")
+    state, saved = pipe.unet.state_dict(), weights(fitted)
+    assert all(torch.equal(state[name], saved[f"unet.{name}"]) for name in state)
+    assert pipe.vae.config.scaling_factor > 0
+    assert pipe.vae.config.scaling_factor != 0.18215
+
+
+def test_a_folder_that_is_no_pipeline(tmp_path):
+    with pytest.raises(ValueError, match=r"is not a diffusers pipeline: it has no model_index\.json; give a folder"):
+        load_generator(str(tmp_path))
+
+
+def test_the_latents_of_the_training_images_have_unit_spread(dataset, fitted):
+    pipe = load_generator(str(fitted), device="cpu")
+    training = dataset.split("train")
+    pixels = np.stack([np.asarray(training.image(row)) for row in range(len(training))])
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 127.5 - 1
+    with torch.no_grad():
+        latents = pipe.vae.encode(images).latent_dist.mean * pipe.vae.config.scaling_factor
+    assert latents.std().item() == pytest.approx(1, rel=1e-3)
+
+
+def test_the_global_random_state_is_left_alone(dataset, tmp_path):
+    before = torch.random.get_rng_state()
+    short = {name: StageConfig(1, batch_size=2) for name in STAGES}
+    fit_generator(dataset, tmp_path / "p", FitGeneratorConfig(**{**vars(CONFIG), **short}))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_folder_fitted_with_another_configuration(dataset, fitted):
+    other = FitGeneratorConfig(**{**vars(CONFIG), "text_dropout": 0.2})
+    with pytest.raises(ValueError, match="fitted with another configuration or dataset; use another --out"):
+        fit_generator(dataset, fitted, other)
+
+
+def test_a_folder_fitted_to_another_dataset(fitted):
+    with pytest.raises(ValueError, match="fitted with another configuration or dataset"):
+        fit_generator(tiny_dataset(((5, 0), (3, 2), (1, 0))), fitted, CONFIG)
+
+
+def test_a_folder_with_somebody_elses_pipeline(dataset, tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds a pipeline that fit-generator didn't write"):
+        fit_generator(dataset, tmp_path, CONFIG)
+    assert (tmp_path / "model_index.json").read_text() == "{}"
+
+
+def test_too_few_images(dataset, tmp_path):
+    with pytest.raises(ValueError, match="at least 2 training images, got 1 in 'tiny'"):
+        fit_generator(dataset.select([0]), tmp_path, CONFIG)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dataset_without_attributes(dataset, tmp_path):
+    table = dataset.table.assign(attribute=-1)
+    plain = Dataset(table, CLASSES, (), "plain")
+    short = {name: StageConfig(1, batch_size=2) for name in STAGES}
+    out = fit_generator(plain, tmp_path / "p", FitGeneratorConfig(**{**vars(CONFIG), **short}))
+    assert (out / "model_index.json").exists()
+
+
+def test_learning_rate_warms_up_then_falls_to_one_percent():
+    factors = [learning_rate_factor(step, 1000, 100) for step in range(1000)]
+    assert factors[0] == pytest.approx(0.01)
+    assert factors[99] == factors[100] == 1
+    assert factors[550] == pytest.approx(0.505)
+    assert factors[999] == pytest.approx(0.01, abs=1e-4)
+    assert factors[100:] == sorted(factors[100:], reverse=True)
+
+
+def test_the_moving_average_is_the_slow_loops(tmp_path):
+    model, seen = torch.nn.Linear(1, 1, bias=False), []
+
+    def loss(model, draw):
+        seen.append(model.weight.item())
+        return {"loss": (model.weight - 3).square().sum()}
+
+    expected = model.weight.item()
+    config = StageConfig(30, batch_size=1, learning_rate=0.1, warmup_steps=1, ema_decay=0.8)
+    average = run_stage("ema", model, loss, config, n=1, folder=tmp_path, seed=0)
+    after = [*seen[1:], model.weight.item()]
+    for step, weight in enumerate(after):
+        decay = min(0.8, (step + 1) / (step + 10))
+        expected = decay * expected + (1 - decay) * weight
+    assert average.weight.item() == pytest.approx(expected, rel=1e-5)
+    assert not average.weight.requires_grad
+
+
+def test_a_steps_randomness_depends_on_seed_and_step_alone():
+    one, again, later, other = (draw_step(50, 8, *each) for each in ((0, 7), (0, 7), (0, 8), (1, 7)))
+    assert one.rows.tolist() == again.rows.tolist()
+    assert one.rows.tolist() not in (later.rows.tolist(), other.rows.tolist())
+    assert torch.equal(torch.rand(3, generator=one.torch), torch.rand(3, generator=again.torch))
+    assert one.numpy.random() == again.numpy.random()
+
+
+# ---- captions and tokens ----
+
+
+def test_known_words_are_one_token_each_and_any_other_text_still_encodes():
+    tokenizer = build_tokenizer(Captions(CLASSES, CONTEXTS).texts)
+    for text in ("sandal", "ankle boot", "Bag in WATER", "ankle boot in rock"):
+        assert len(tokenizer(text).input_ids) == len(text.split()) + 2  # start and end
+    unknown = tokenizer("a zebra's 3 crêpes, 靴!").input_ids
+    assert max(unknown) < len(tokenizer)
+    assert len(set(unknown)) > 10
+    assert tokenizer.unk_token_id not in unknown[1:-1]
+    assert tokenizer("").input_ids == [tokenizer.bos_token_id, tokenizer.eos_token_id]
+
+
+def test_different_captions_have_different_tokens_of_the_same_length():
+    texts = Captions(CLASSES, CONTEXTS).texts
+    tokenizer = build_tokenizer(texts)
+    encoded = tokenizer(texts, padding="max_length", max_length=16, truncation=True).input_ids
+    assert len({tuple(ids) for ids in encoded}) == len(texts) == 1 + 3 + 6
+    assert {len(ids) for ids in encoded} == {16}
+
+
+def test_captions_name_the_class_always_and_the_attribute_as_often_as_asked():
+    captions, rng = Captions(CLASSES, CONTEXTS), np.random.default_rng(0)
+    labels, attributes = np.repeat([0, 1, 2], 2000), np.tile([0, 1, -1], 2000)
+    numbers = captions.draw(labels, attributes, rng, attribute_probability=0.4, dropout=0.1)
+    texts = np.array(captions.texts)[numbers]
+    for label, attribute, text in zip(labels, attributes, texts, strict=True):
+        named = f"{CLASSES[label]} in {CONTEXTS[attribute]}" if attribute >= 0 else CLASSES[label]
+        assert text in ("", CLASSES[label], named)
+    assert (texts == "").mean() == pytest.approx(0.1, abs=0.02)
+    grouped = np.array([" in " in text for text in texts])
+    assert grouped[attributes >= 0].mean() == pytest.approx(0.4 * 0.9, abs=0.04)

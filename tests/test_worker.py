@@ -1,0 +1,258 @@
+"""Shards: the same request, the same image; a shard that exists is done; killed, the same call goes on."""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from tailsmith import stages
+from tailsmith.config import SynthesisConfig
+from tailsmith.data.dataset import Dataset
+from tailsmith.guidance.criteria import entropy
+from tailsmith.synthesis.conditioning import drop_entries, embed_images
+from tailsmith.synthesis.requests import make_plan
+from tailsmith.synthesis.worker import Worker, encode_image, read_shards, shard_path, synthetic_dataset, write_shard
+from tiny import CLASSES, TinyClassifier, tiny_dataset
+
+DATASET = tiny_dataset()
+PROVENANCE = (
+    "request_id", "shard", "label", "attribute", "prompt", "conditioning_id", "conditioning_sha256",
+    "embedding_dropout", "dropout_seed", "noise_seed", "guidance_scale", "num_inference_steps", "feedback_scale",
+    "criterion",
+)  # fmt: skip
+RESULTS = ("image", "criterion_value", "skipped_steps", "seconds")
+
+
+def tiny_plan(missing=(4, 2, 4), **settings):
+    """Ten guided requests unless asked otherwise."""
+    defaults = {"num_inference_steps": 4, "feedback_scale": 0.02, "feedback_every": 2, "shard_size": 4}
+    config = SynthesisConfig(**{**defaults, **settings})
+    return make_plan(DATASET, np.asarray(missing), config, guidance_scale=2.0, meta={"generator": "tiny"})
+
+
+def render(worker, plan, requests=None):
+    requests = plan.table if requests is None else requests
+    return pd.concat(list(worker.render(requests, plan.meta["synthesis"])), ignore_index=True)
+
+
+def pixels(results):
+    """request_id -> int array [H, W, 3]."""
+    decoded = [np.asarray(Image.open(io.BytesIO(encoded))).astype(int) for encoded in results["image"]]
+    return dict(zip(results["request_id"], decoded, strict=True))
+
+
+def largest_difference(results, others):
+    one, other = pixels(results), pixels(others)
+    assert one.keys() == other.keys()
+    return max(np.abs(one[request] - other[request]).max() for request in one)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.02])
+def test_the_same_request_gives_the_same_image_in_any_batch_and_order(scale, pipe, classifier):
+    plan = tiny_plan(feedback_scale=scale, criterion={"entropy": 1.0, "loss": 1.0})
+    alone = render(Worker(pipe, DATASET, classifier, batch_size=1), plan)
+    assert alone["request_id"].tolist() == plan.table["request_id"].tolist()
+    shuffled = plan.table.sample(frac=1, random_state=0)
+    for batch_size, requests in [(3, plan.table), (8, plan.table), (8, shuffled)]:
+        together = render(Worker(pipe, DATASET, classifier, batch_size=batch_size), plan, requests)
+        assert largest_difference(alone, together) <= 1  # of 255: floating-point noise at a rounding edge
+        values = together.set_index("request_id")["criterion_value"][alone["request_id"]]
+        np.testing.assert_allclose(values, alone["criterion_value"], atol=0.05)
+    images = list(pixels(alone).values())
+    assert min(np.abs(a - b).max() for i, a in enumerate(images) for b in images[:i]) > 10
+
+
+def test_requests_with_other_settings_do_not_share_a_pipeline_call(pipe, classifier):
+    plan = tiny_plan(feedback_scale=0.0)
+    mixed = plan.table.assign(
+        guidance_scale=[1.0, 2.0] * 5, num_inference_steps=[4, 4, 4, 4, 4, 4, 4, 3, 3, 3], prompt="sandal"
+    )
+    alone = render(Worker(pipe, DATASET, classifier, batch_size=1), plan, mixed)
+    together = render(Worker(pipe, DATASET, classifier, batch_size=8), plan, mixed)
+    assert together["request_id"].tolist() == mixed["request_id"].tolist()
+    assert largest_difference(alone, together) <= 1
+
+
+def test_every_row_carries_its_provenance_and_results(pipe, classifier, tmp_path):
+    plan = tiny_plan()
+    synthetic = stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+    results = read_shards(tmp_path, plan)
+    assert tuple(results.columns) == PROVENANCE + RESULTS
+    assert results[list(PROVENANCE)].equals(plan.table)
+    images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in pixels(results).values()]) / 255
+    with torch.no_grad():
+        expected = entropy(*classifier(images), None)
+    np.testing.assert_allclose(results["criterion_value"], expected, rtol=1e-4, atol=1e-5)
+    assert (results["skipped_steps"] == 0).all()
+    assert (results["seconds"] > 0).all()
+    assert pq.read_schema(shard_path(tmp_path, 0)).metadata[b"generator"] == b"tiny"
+    assert synthetic.labels.tolist() == plan.table["label"].tolist()
+    assert set(synthetic.table["source"]) == {"synthetic"}
+    assert synthetic.class_names == CLASSES
+
+
+def test_skipped_steps_are_counted_per_image(pipe):
+    class BlindToBags(TinyClassifier):
+        def forward(self, images):
+            logits, features = super().forward(images)
+            return logits * torch.tensor([[1.0], [1.0], [0.0], [1.0]]), features
+
+    plan = tiny_plan((2, 0, 2))
+    results = render(Worker(pipe, DATASET, BlindToBags()), plan)
+    assert results["skipped_steps"].tolist() == [0, 0, 2, 0]
+
+
+def test_conditioning_is_the_real_images_embedding_with_the_requests_own_dropout(pipe):
+    plan = tiny_plan((3, 0, 0), embedding_dropout=0.5)
+    embeddings = Worker(pipe, DATASET, None)._conditioning_embeddings(plan.table)
+    row_of = {name: row for row, name in enumerate(DATASET.table["image_id"])}
+    for own, request in zip(embeddings, plan.table.itertuples(), strict=True):
+        whole = embed_images(pipe, [DATASET.image(row_of[request.conditioning_id])])[0]
+        torch.testing.assert_close(own, drop_entries(whole, 0.5, request.dropout_seed))
+    assert not torch.equal(embeddings[0] == 0, embeddings[1] == 0)
+
+
+def test_text_only_requests_have_a_zero_embedding(pipe):
+    plan = tiny_plan(conditioning="text")
+    assert not Worker(pipe, DATASET, None)._conditioning_embeddings(plan.table).any()
+
+
+def test_dropout_zeroes_the_share_it_should_and_leaves_the_rest():
+    embedding = torch.randn(20_000, generator=torch.Generator().manual_seed(0))
+    dropped = drop_entries(embedding, 0.3, seed=5)
+    kept = dropped != 0
+    assert torch.equal(dropped[kept], embedding[kept])
+    assert (~kept).float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert torch.equal(drop_entries(embedding, 0.3, seed=5), dropped)
+    assert torch.equal(drop_entries(embedding, 0.0, seed=5), embedding)
+    assert not drop_entries(embedding, 1.0, seed=5).any()
+
+
+def test_without_feedback_no_classifier_is_needed_and_there_is_no_criterion_value(pipe):
+    results = render(Worker(pipe, DATASET, None), tiny_plan(feedback_scale=0.0))
+    assert results["criterion_value"].isna().all()
+
+
+# ---- shards ----
+
+
+def test_a_finished_shard_is_not_rendered_again(pipe, classifier, tmp_path):
+    plan = tiny_plan()
+    stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=[0, 2])
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("shard-*")}
+    assert sorted(before) == ["shard-00000.parquet", "shard-00002.parquet"]
+    stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+    for name, state in before.items():
+        assert ((tmp_path / name).read_bytes(), (tmp_path / name).stat().st_mtime_ns) == state
+    assert read_shards(tmp_path, plan)["request_id"].tolist() == plan.table["request_id"].tolist()
+
+
+def test_explicit_feedback_steps_resume_as_well(pipe, classifier, tmp_path):
+    plan = tiny_plan(feedback_steps=(0, 2))
+    for shards in ([0], None):
+        stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=shards)
+    assert len(read_shards(tmp_path, plan)) == 10
+
+
+def test_a_writer_that_fails_half_way_leaves_no_shard(monkeypatch, tmp_path):
+    def half(table, path):
+        Path(path).write_bytes(b"PAR1 half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", half)
+    with pytest.raises(KeyboardInterrupt):
+        write_shard(pd.DataFrame({"a": [1]}), shard_path(tmp_path, 0), {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_writer_leaves_is_not_read_as_a_shard(tmp_path):
+    plan = tiny_plan()
+    (tmp_path / ".shard-00000.parquet.0123.tmp").write_bytes(b"PAR1 half a file")
+    with pytest.raises(ValueError, match="no finished shard in"):
+        read_shards(tmp_path, plan)
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from test_worker import DATASET, TinyClassifier, stages, tiny_pipeline, tiny_plan
+stages.synthesize(
+    tiny_plan((8, 8, 8)), DATASET, sys.argv[2], classifier=TinyClassifier().eval(), pipe=tiny_pipeline(), batch_size=2
+)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_kill_9_in_the_middle_then_the_same_call_gives_the_uninterrupted_result(pipe, classifier, tmp_path):
+    plan, folder = tiny_plan((8, 8, 8)), tmp_path / "killed"
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(Path(__file__).parent), str(folder)])
+    try:
+        deadline = time.monotonic() + 240
+        while not shard_path(folder, 0).exists():
+            assert process.poll() is None, "the process ended before its first shard"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    finished = sorted(path.name for path in folder.glob("shard-*"))
+    assert 0 < len(finished) < len(plan.shards)
+    for out in (folder, tmp_path / "whole"):
+        stages.synthesize(plan, DATASET, out, classifier=classifier, pipe=pipe, batch_size=2)
+    resumed, whole = (read_shards(out, plan).drop(columns="seconds") for out in (folder, tmp_path / "whole"))
+    assert resumed.drop(columns=["image", "criterion_value"]).equals(whole.drop(columns=["image", "criterion_value"]))
+    assert largest_difference(resumed, whole) <= 1
+    np.testing.assert_allclose(resumed["criterion_value"], whole["criterion_value"], atol=0.05)
+
+
+# ---- what bad requests get ----
+
+
+def test_feedback_without_a_classifier(pipe):
+    with pytest.raises(ValueError, match="the plan asks for feedback; give the classifier that guides"):
+        render(Worker(pipe, DATASET, None), tiny_plan())
+
+
+def test_hardness_without_gaussians_is_refused_before_sampling(pipe, classifier):
+    calls = []
+    hook = pipe.unet.register_forward_hook(lambda *arguments: calls.append(1))
+    with pytest.raises(ValueError, match="'hardness' needs gaussians"):
+        render(Worker(pipe, DATASET, classifier), tiny_plan(criterion="hardness"))
+    hook.remove()
+    assert calls == []
+
+
+def test_a_conditioning_image_that_the_dataset_does_not_have(pipe, classifier):
+    fewer = DATASET.select(DATASET.labels != 0)
+    with pytest.raises(ValueError, match=r"the plan conditions on image 'train-.*', which this dataset does not have"):
+        render(Worker(pipe, fewer, classifier), tiny_plan())
+
+
+def test_a_pipeline_that_takes_no_image_embedding(classifier):
+    with pytest.raises(ValueError, match="needs an unCLIP pipeline with an image encoder, got object"):
+        render(Worker(object(), DATASET, classifier), tiny_plan())
+
+
+def test_png_encoding_loses_nothing():
+    image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    decoded = np.asarray(Image.open(io.BytesIO(encode_image(image))))
+    assert (torch.from_numpy(decoded.copy()).permute(2, 0, 1) == image).all()
+
+
+def test_synthetic_rows_join_the_real_ones(pipe):
+    results = render(Worker(pipe, DATASET, None), tiny_plan((2, 0, 0), feedback_scale=0.0))
+    together = Dataset.concatenate([DATASET, synthetic_dataset(results, DATASET)])
+    assert len(together) == len(DATASET) + 2
+    assert together.table["image_id"].is_unique
+    assert together.image(len(DATASET)).size == (16, 16)
