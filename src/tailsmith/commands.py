@@ -232,7 +232,6 @@ def fit_generator(
     print(f"Generator: {folder} (use it with --generator {folder})")
 
 
-# ----------------------------------------------------------------------------------------------------------
 # What the commands share.
 
 
