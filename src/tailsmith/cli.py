@@ -38,6 +38,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": commands.run,
     "report": commands.report,
     "fit-generator": commands.fit_generator,
+    "reproduce": commands.reproduce,
 }
 SPREAD = "config"  # the parameter whose fields are options without a prefix
 INVOCATION = "command"  # the parameter that gets the command line itself, for the record

@@ -215,6 +215,28 @@ def report(
     print(f"Report: {report_run(directory)}")
 
 
+def reproduce(
+    experiment: str,  # fashion-lt | fashion-groups | feedback-sweep
+    *,
+    out: Path,  # folder for the run directories
+    results: Path,  # JSON file for the numbers
+    seeds: tuple[int, ...] = (0, 1, 2),  # of data, classifiers and synthesis together
+    command: str = "tailsmith reproduce",
+) -> None:
+    """Repeat the embedded experiments over seeds; again, it goes on."""
+    from tailsmith.reproduction.fashion import reproduce
+    from tailsmith.reproduction.sweep import sweep
+    from tailsmith.reproduction.tables import COLUMNS, markdown_table
+
+    if experiment == "feedback-sweep":
+        for seed in seeds:
+            sweep(out, results, seed, command)
+    else:
+        reproduce(experiment, out, results, seeds, command)
+        print(markdown_table(results, COLUMNS[experiment]))
+    print(f"Results: {results}")
+
+
 def fit_generator(
     data: str,  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups
     config: FitGeneratorConfig,
