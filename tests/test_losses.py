@@ -13,6 +13,7 @@ from tailsmith.classification.losses import (
     class_prior,
     cross_entropy,
     mixture,
+    source_priors,
 )
 
 REAL, SYNTHETIC = np.array([500, 50, 5]), np.array([0, 450, 495])
@@ -89,3 +90,31 @@ def test_unknown_prior_lists_the_known():
 def test_a_prior_of_nothing_is_refused():
     with pytest.raises(ValueError, match="prior 'real' needs at least one image"):
         class_prior(np.zeros(3, int), SYNTHETIC, "real", SYNTHETIC / 945)
+
+
+def test_each_source_has_its_own_prior():
+    shares = 0.5 * REAL / 555 + 0.5 * SYNTHETIC / 945
+    real, synthetic = source_priors(REAL, SYNTHETIC, "per_source", shares)
+    np.testing.assert_allclose(real, class_prior(REAL, SYNTHETIC, "real", shares))
+    np.testing.assert_allclose(synthetic, class_prior(SYNTHETIC, SYNTHETIC, "real", shares))
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_other_priors_are_the_same_for_both_sources(kind):
+    shares = 0.5 * REAL / 555 + 0.5 * SYNTHETIC / 945
+    real, synthetic = source_priors(REAL, SYNTHETIC, kind, shares)
+    np.testing.assert_array_equal(real, synthetic)
+    np.testing.assert_allclose(real, class_prior(REAL, SYNTHETIC, kind, shares))
+
+
+def test_without_synthetic_images_only_the_real_prior_counts():
+    real, synthetic = source_priors(REAL, np.zeros_like(REAL), "per_source", REAL / 555)
+    np.testing.assert_allclose(real, REAL / 555)
+    assert np.isfinite(np.log(synthetic)).all()
+
+
+def test_a_prior_per_image_is_the_loss_of_each_image_alone():
+    logits, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    priors = torch.rand(4, 3).softmax(1)
+    alone = [balanced_softmax(logits[[i]], labels[[i]], priors[i])[0] for i in range(4)]
+    torch.testing.assert_close(balanced_softmax(logits, labels, priors), torch.stack(alone))

@@ -1,4 +1,4 @@
-"""What classifiers are trained with, `(logits [N, C], labels [N], prior [C]) -> [N]`, and the prior."""
+"""What classifiers are trained with, `(logits [N, C], labels [N], prior [C] or [N, C]) -> [N]`, and the prior."""
 
 from __future__ import annotations
 
@@ -61,6 +61,20 @@ def effective_prior(real: Counts, synthetic: Counts, batch_shares: Shares) -> Sh
 
 
 PRIORS = {"real": real_prior, "combined": combined_prior, "effective": effective_prior}
+PER_SOURCE = "per_source"  # real images by real counts, synthetic ones by synthetic counts
+PRIOR_KINDS = (*PRIORS, PER_SOURCE)
+
+
+def source_priors(real_counts: Counts, synthetic_counts: Counts, kind: str, batch_shares: Shares) -> Shares:
+    """The prior of real images and that of synthetic images, [2, C].
+
+    They differ for "per_source" alone. A classifier can tell the two sources apart; with one prior for both it learns
+    that real-looking images are of the head classes, and test images are all real. Each with its own prior, it doesn't.
+    """
+    if kind != PER_SOURCE:
+        return np.tile(class_prior(real_counts, synthetic_counts, kind, batch_shares), (2, 1))
+    sources = [counts if counts.any() else real_counts + synthetic_counts for counts in (real_counts, synthetic_counts)]
+    return np.stack([class_prior(counts, counts, "real", batch_shares) for counts in sources])
 
 
 def class_prior(real_counts: Counts, synthetic_counts: Counts, kind: str, batch_shares: Shares) -> Shares:

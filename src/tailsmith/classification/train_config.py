@@ -14,7 +14,7 @@ class TrainConfig:
     image_size: int | None = None  # pixels; None = the backbone's own
     method: str = "erm"  # erm | balanced_softmax
     alpha: float = 1.0  # weight of the method's loss against cross-entropy (Appendix F)
-    prior: str = "effective"  # of balanced softmax: real | combined | effective (what mini-batches contain)
+    prior: str = "per_source"  # of balanced softmax: per_source | effective (what batches hold) | combined | real
     resampling: str = "uniform"  # uniform | half_and_half (real, synthetic) | class_balanced | group_balanced
     steps: int = 1500
     batch_size: int = 128  # over all processes together

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from tailsmith.classification.backbones import check_backbone, create_backbone
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.losses import LOSSES, PRIORS, class_prior, mixture
+from tailsmith.classification.losses import LOSSES, PRIOR_KINDS, mixture, source_priors
 from tailsmith.classification.optimization import average_decay, learning_rate_at, sgd, update_average
 from tailsmith.classification.prediction import (
     Indexable,
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]  # float [B, 3, H, W] in [0, 1] -> the same
-BatchLoss = Callable[[Tensor, Tensor], Tensor]  # logits [B, C], labels [B] -> [B]
+BatchLoss = Callable[[Tensor, Tensor, Rows], Tensor]  # logits [B, C], labels [B], training rows [B] -> [B]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def check_train_config(config: TrainConfig) -> None:
     check_backbone(config.backbone)
     choices: dict[str, Collection[str]] = {
         "method": LOSSES,
-        "prior": PRIORS,
+        "prior": PRIOR_KINDS,
         "resampling": RESAMPLING,
         "precision": ("fp32", "bf16"),
     }
@@ -128,11 +128,12 @@ def _steps(
     for step, rows in enumerate(order, start=1):
         rate = optimizer.param_groups[0]["lr"] = learning_rate_at(step, config)
         draws = _generator(config.seed, step, accelerator.process_index)
-        batch, labels = _batch(train, _own(rows, accelerator), augment, draws, accelerator.device)
+        mine = _own(rows, accelerator)
+        batch, labels = _batch(train, mine, augment, draws, accelerator.device)
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
             logits, _ = model(batch)
         # Processes average their gradients, so each scales its sum: their slices may differ by one image
-        value = loss(logits.float(), labels).sum() * accelerator.num_processes / config.batch_size
+        value = loss(logits.float(), labels, mine).sum() * accelerator.num_processes / config.batch_size
         optimizer.zero_grad()
         accelerator.backward(value)
         optimizer.step()
@@ -220,11 +221,13 @@ def _loss(
     """The configured method with its prior bound."""
     real = np.bincount(labels[~is_synthetic], minlength=num_classes)
     synthetic = np.bincount(labels[is_synthetic], minlength=num_classes)
-    shares = class_prior(real, synthetic, config.prior, class_shares(pools, labels, num_classes))
-    prior = torch.from_numpy(shares).float()
+    priors = source_priors(real, synthetic, config.prior, class_shares(pools, labels, num_classes))
+    of_source = torch.from_numpy(priors).float()  # [2, C]: real, synthetic
     smooth = partial(LOSSES[config.method], label_smoothing=config.label_smoothing)
     loss = mixture(smooth, config.alpha)
-    return lambda logits, labels: loss(logits, labels, prior.to(logits.device))
+    return lambda logits, labels, rows: loss(
+        logits, labels, of_source[is_synthetic[rows].astype(np.int64)].to(logits.device)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------

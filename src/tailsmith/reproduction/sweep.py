@@ -20,6 +20,9 @@ from tailsmith.synthesis.generators import load_generator
 
 # name -> (changes to the synthesis settings, who guides)
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "guidance 2": ({"feedback_scale": 0.0, "guidance_scale": 2.0}, "erm"),
+    "guidance 3": ({"feedback_scale": 0.0, "guidance_scale": 3.0}, "erm"),
+    "guidance 5": ({"feedback_scale": 0.0, "guidance_scale": 5.0}, "erm"),
     "unguided": ({"feedback_scale": 0.0}, "erm"),
     "0.005": ({"feedback_scale": 0.005}, "erm"),
     "0.01": ({"feedback_scale": 0.01}, "erm"),

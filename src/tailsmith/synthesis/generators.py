@@ -26,7 +26,7 @@ class Preset:
 
 EMBEDDED = "mini-unclip"
 PRESETS: dict[str, Preset] = {
-    EMBEDDED: Preset("", 2.0, 32, "Apache-2.0 (trained by tailsmith on Fashion-MNIST, MIT)"),
+    EMBEDDED: Preset("", 5.0, 32, "Apache-2.0 (trained by tailsmith on Fashion-MNIST, MIT)"),
     "sd2.1-unclip": Preset("sd2-community/stable-diffusion-2-1-unclip", 7.5, 768, "CreativeML Open RAIL++-M"),
 }
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -89,7 +89,7 @@ def load_generator(
     source = str(folder) if folder else preset(generator).source or generator
     try:
         with no_loading_bars():
-            pipe = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype)
+            pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype)
     except OSError as error:
         raise ValueError(
             f"generator {generator!r} is no preset ({', '.join(PRESETS)}), no folder here, and could not be "
