@@ -171,7 +171,7 @@ def test_blind_to_images_the_loss_decides_what_is_learned(monkeypatch, changes, 
     monkeypatch.setattr("tailsmith.classification.training.create_backbone", lambda *_: blind)
     labels = np.repeat([0, 1, 2], [100, 15, 5])
     pixels = np.zeros((120, 3, 8, 8), dtype=np.uint8)
-    config = with_(steps=200, batch_size=120, learning_rate=0.5, weight_decay=0.0, **changes)
+    config = with_(steps=200, batch_size=120, learning_rate=0.5, weight_decay=0.0, prior="effective", **changes)
     classifier = train(config, images=pixels, labels=labels, is_synthetic=labels == 2)[-1].classifier
     shares = predict(classifier, pixels[:1]).softmax(1)[0]
     assert (120 * shares).tolist() == pytest.approx(expected, abs=2)

@@ -144,7 +144,7 @@ def _look(classifier: Classifier, dataset: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def _values(criterion: str, logits: Tensor, labels: NDArray[np.int64]) -> list[float]:
-    values: list[float] = get_criterion(criterion)(logits, logits, torch.from_numpy(labels)).tolist()
+    values: list[float] = get_criterion(criterion)(logits, logits, torch.tensor(labels)).tolist()
     return [round(value, 5) for value in values]
 
 
