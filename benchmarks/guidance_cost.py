@@ -26,7 +26,7 @@ def sample_seconds(pipe: Any, batch: int, steps: int) -> float:
         image=None,
         prompt=[CLASS_NAMES[i % 10] for i in range(batch)],
         image_embeds=torch.zeros(batch, pipe.image_encoder.config.projection_dim),
-        guidance_scale=2.0,
+        guidance_scale=5.0,
         num_inference_steps=steps,
         noise_level=0,
         generator=[torch.Generator().manual_seed(i) for i in range(batch)],

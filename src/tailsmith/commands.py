@@ -29,7 +29,7 @@ def demo(
     write_data: Path | None = None,  # only write the task's images as an ordinary folder here
     command: str = "tailsmith demo",
 ) -> None:
-    """Run the whole recipe on the embedded photographs: about six minutes on two cores, no download."""
+    """Run the whole recipe on the embedded photographs: about five minutes on two cores, no download."""
     from tailsmith.data.embedded import TASKS, load_embedded
 
     if task not in TASKS:
@@ -45,7 +45,7 @@ def demo(
         return
     from tailsmith.experiment import demo_config
 
-    print(f"Embedded task {task}: train, plan, synthesize, retrain, evaluate. About six minutes on two cores.")
+    print(f"Embedded task {task}: train, plan, synthesize, retrain, evaluate. About five minutes on two cores.")
     run(demo_config(task), out=out, command=command)
 
 

@@ -74,7 +74,7 @@ def arm_synthesis(config: RunConfig, arm: str) -> SynthesisConfig:
 
 
 def demo_config(task: str = "fashion-lt") -> RunConfig:
-    """The embedded task, sized for about six minutes on two cores; `reproduction` has the full-sized one."""
+    """The embedded task, sized for about five minutes on two cores; `reproduction` has the full-sized one."""
     common: dict[str, Any] = {
         "data": task,
         "arms": ("erm", "balanced_softmax", "image_text", "feedback_entropy"),

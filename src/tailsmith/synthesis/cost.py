@@ -8,7 +8,7 @@ from tailsmith.files import read_json
 from tailsmith.synthesis.generators import PRESETS, generator_folder, preset
 
 # With feedback, 30 steps, batches of 64, on 2 CPU cores; other generators and machines: --seconds-per-image.
-SECONDS_PER_IMAGE = {"mini-unclip": 0.08}
+SECONDS_PER_IMAGE = {"mini-unclip": 0.1}
 PNG_RATIO = 0.8  # bytes of a photograph as PNG per byte of its pixels
 
 
