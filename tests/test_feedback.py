@@ -9,7 +9,8 @@ from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, StableDiffusi
 from tailsmith.guidance import criteria
 from tailsmith.guidance.criteria import fit_class_gaussians
 from tailsmith.guidance.feedback import Skip, feedback
-from tailsmith.guidance.parameterization import move_latent, predicted_x0, relative_step, signal_and_noise
+from tailsmith.guidance.parameterization import move_latent, predicted_x0, relative_step
+from tailsmith.guidance.schedulers import noising
 from tiny import CLASSES, EMBEDDING, TinyClassifier, tiny_pipeline
 
 STEPS = 6
@@ -150,7 +151,7 @@ def test_score_update_is_ddim_on_a_lower_noise_prediction(classifier):
     eps, timestep, x, _ = seen[0]
     with feedback(pipe, classifier, scale=2.5, steps=[0], update="score", labels=LABELS, keep_gradients=True) as record:
         caught = capture_latents(pipe)
-    _, s = signal_and_noise(pipe.scheduler, timestep)
+    s = noising(pipe.scheduler, 0).noise
     expected = pipe.scheduler.step(eps - s * 2.5 * record.gradients[0], timestep, x).prev_sample
     torch.testing.assert_close(caught[0], expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(caught[0], seen[0][3], atol=1e-4)
@@ -173,13 +174,9 @@ def test_latent_update_is_the_helper_functions_in_a_row(pipe, classifier):
     kick = (pipe.scheduler.alphas_cumprod[following] / pipe.scheduler.alphas_cumprod[timestep]).sqrt()
     shift = relative_step(record.gradients[1], plain[0], torch.full((3,), 0.05))
     torch.testing.assert_close(guided[1] - plain[1], kick * shift, rtol=1e-3, atol=1e-5)
-    a, s = signal_and_noise(pipe.scheduler, timestep)
-    zero = torch.zeros_like(shift)
-    before, after = (
-        predicted_x0(*move_latent(zero, zero, each, a, s, "v_prediction"), a, s, "v_prediction")
-        for each in (zero, shift)
-    )
-    torch.testing.assert_close(after - before, shift / a)
+    at, zero = noising(pipe.scheduler, 1), torch.zeros_like(shift)
+    before, after = (predicted_x0(*move_latent(zero, zero, each, at), at) for each in (zero, shift))
+    torch.testing.assert_close(after - before, shift / at.signal)
 
 
 # ---- it does what it is for ----
@@ -306,7 +303,7 @@ def test_a_classifier_in_training_mode_does_not_mix_the_batch_nor_learn_from_it(
 @pytest.mark.parametrize(
     ("every", "steps", "guided"),
     [(2, None, [0, 2, 4]), (5, None, [0, 5]), (1, None, list(range(6))), (100, None, [0]),
-     (1, [0], [0]), (1, [5], [5]), (5, [1, 4], [1, 4]), (1, (3, 99), [3])],
+     (1, [0], [0]), (1, [5], [5]), (5, [1, 4], [1, 4]), (1, (3,), [3])],
 )  # fmt: skip
 def test_guided_steps(every, steps, guided, pipe, classifier):
     with feedback(pipe, classifier, every=every, steps=steps, labels=LABELS) as record:
@@ -515,11 +512,45 @@ def test_labels_of_another_number_than_the_images(labels, per_prompt, pipe, clas
     assert calls == []
 
 
+def test_a_step_that_never_comes(pipe, classifier):
+    with (
+        pytest.raises(ValueError, match=r"steps should be within 0\.\.5, this call has 6; got 99"),
+        feedback(pipe, classifier, labels=LABELS, steps=(3, 99)),
+    ):
+        sample(pipe)
+
+
+def test_a_label_that_the_classifier_does_not_know(pipe, classifier):
+    with (
+        pytest.raises(ValueError, match=r"labels should be within 0\.\.2, the classes of the classifier; got 0\.\.3"),
+        feedback(pipe, classifier, labels=[0, 1, 3]),
+    ):
+        sample(pipe)
+
+
+def test_a_list_of_guidance_scales(pipe, classifier):
+    with (
+        pytest.raises(ValueError, match=r"guidance_scale should be one number.*got a list"),
+        feedback(pipe, classifier, labels=LABELS),
+    ):
+        sample(pipe, guidance_scale=[1.0, 2.0, 3.0])
+    assert "step" not in vars(pipe.scheduler)
+
+
+def test_a_classifier_on_another_device(pipe, classifier):
+    elsewhere = TinyClassifier().to("meta")
+    with (
+        pytest.raises(ValueError, match=r"classifier is on meta, the pipeline samples on cpu; move one"),
+        feedback(pipe, elsewhere, labels=LABELS),
+    ):
+        sample(pipe)
+
+
 def test_unsupported_scheduler(classifier):
     pipe = tiny_pipeline()
     pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config)
     with (
-        pytest.raises(ValueError, match=r"got PNDMScheduler; set pipe.scheduler = DDIMScheduler"),
+        pytest.raises(ValueError, match=r"can't use PNDMScheduler.*earlier steps.*set pipe.scheduler = DDIMScheduler"),
         feedback(pipe, classifier, labels=LABELS),
     ):
         pytest.fail("the block was entered")

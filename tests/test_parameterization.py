@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler
 
 from tailsmith.guidance.parameterization import (
-    check_scheduler,
+    Noising,
     move_latent,
     move_score,
     over_images,
     predicted_x0,
     relative_step,
-    signal_and_noise,
 )
+from tailsmith.guidance.schedulers import noising
 
 KINDS = ("epsilon", "v_prediction", "sample")
 
@@ -41,9 +41,8 @@ def state():
 def test_x0_is_ddims_pred_original_sample(kind, index, state):
     x, output, _ = state
     scheduler = make_scheduler(kind)
-    timestep = scheduler.timesteps[index]
-    expected = scheduler.step(output, timestep, x).pred_original_sample
-    x0 = predicted_x0(output, x, *signal_and_noise(scheduler, timestep), kind)
+    expected = scheduler.step(output, scheduler.timesteps[index], x).pred_original_sample
+    x0 = predicted_x0(output, x, noising(scheduler, index))
     torch.testing.assert_close(x0, expected, rtol=1e-6, atol=1e-6)
 
 
@@ -56,9 +55,9 @@ def test_move_latent_is_the_official_procedure(kind, index, state):
     timestep, following = scheduler.timesteps[index], scheduler.timesteps[index + 1]
     expected = reference.step(eps, timestep, x + shift).prev_sample
 
-    a, s = signal_and_noise(scheduler, timestep)
-    output = as_output(kind, (x - s * eps) / a, eps, a, s)
-    moved = scheduler.step(*insert(timestep, move_latent(output, x, shift, a, s, kind))).prev_sample
+    at = noising(scheduler, index)
+    output = as_output(kind, (x - at.noise * eps) / at.signal, eps, at.signal, at.noise)
+    moved = scheduler.step(*insert(timestep, move_latent(output, x, shift, at))).prev_sample
     unmoved = scheduler.step(output, timestep, x).prev_sample
 
     torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-5)
@@ -73,10 +72,10 @@ def test_move_score_is_a_lower_noise_prediction(kind, index, state):
     x, eps, shift = state
     reference, scheduler = make_scheduler("epsilon"), make_scheduler(kind)
     timestep = scheduler.timesteps[index]
-    a, s = signal_and_noise(scheduler, timestep)
-    expected = reference.step(eps - s * shift, timestep, x).prev_sample
-    output = as_output(kind, (x - s * eps) / a, eps, a, s)
-    moved = scheduler.step(*insert(timestep, move_score(output, x, shift, a, s, kind))).prev_sample
+    at = noising(scheduler, index)
+    expected = reference.step(eps - at.noise * shift, timestep, x).prev_sample
+    output = as_output(kind, (x - at.noise * eps) / at.signal, eps, at.signal, at.noise)
+    moved = scheduler.step(*insert(timestep, move_score(output, x, shift, at))).prev_sample
     torch.testing.assert_close(moved, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -90,10 +89,10 @@ def test_moving_the_latent_is_moving_x_and_denoised_alike_in_sigma_space(state):
     """X = x / a, denoised' = denoised + G, X' = X + G with G = shift / a, then the ordinary Euler step."""
     x, eps, shift = state
     scheduler = make_scheduler("epsilon")
-    timestep, following = scheduler.timesteps[4], scheduler.timesteps[5]
-    (a, s), (a_next, s_next) = (signal_and_noise(scheduler, t) for t in (timestep, following))
-    output, sample = move_latent(eps, x, shift, a, s, "epsilon")
-    ddim = scheduler.step(output, timestep, sample).prev_sample
+    at, after = noising(scheduler, 4), noising(scheduler, 5)
+    (a, s), (a_next, s_next) = (at.signal, at.noise), (after.signal, after.noise)
+    output, sample = move_latent(eps, x, shift, at)
+    ddim = scheduler.step(output, scheduler.timesteps[4], sample).prev_sample
 
     sigma, sigma_next, moved = s / a, s_next / a_next, shift / a
     scaled, denoised = x / a + moved, (x - s * eps) / a + moved
@@ -126,13 +125,19 @@ def test_over_images_broadcasts_over_any_shape():
     assert over_images(torch.arange(2), torch.zeros(2, 7)).shape == (2, 1)
 
 
-def test_other_schedulers_are_refused():
-    with pytest.raises(ValueError, match=r"DDIMScheduler.*got EulerDiscreteScheduler.*from_config"):
-        check_scheduler(EulerDiscreteScheduler())
+@pytest.mark.parametrize("kind", ["v_prediction", "sample", "flow"])
+def test_without_any_signal_x0_moves_as_after_the_step(kind, state):
+    """Flow matching begins at a = 0, where a constant eps would send x0-hat to infinity."""
+    x, output, shift = state
+    at = Noising(0.0, 1.0, kind, signal_after=0.04)
+    before, after = predicted_x0(output, x, at), predicted_x0(*move_latent(output, x, shift, at), at)
+    torch.testing.assert_close(after - before, shift / 0.04)
 
 
-def test_other_prediction_types_are_refused():
-    scheduler = DDIMScheduler()
-    scheduler.register_to_config(prediction_type="flow")
-    with pytest.raises(ValueError, match=r"prediction_type should be one of.*got 'flow'"):
-        check_scheduler(scheduler)
+@pytest.mark.parametrize("kind", [*KINDS, "flow"])
+@pytest.mark.parametrize("move", [move_latent, move_score])
+def test_where_nothing_shifts_nothing_changes_a_bit(kind, move, state):
+    x, output, shift = state
+    moved_output, moved = move(output, x, torch.zeros_like(shift), Noising(0.6, 0.4, kind))
+    assert torch.equal(moved_output, output)
+    assert torch.equal(moved, x)

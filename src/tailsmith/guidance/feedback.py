@@ -1,11 +1,6 @@
-"""Feedback-guided sampling (the paper's section 3.1) around any diffusers pipeline call, by `scheduler.step`.
+"""Feedback-guided sampling (the paper's section 3.1) around any diffusers pipeline call, by `scheduler.step`."""
 
-The pipeline's own denoiser call, classifier-free guidance included, is recorded by autograd at the guided
-steps, so nothing is evaluated twice: the step before a guided one returns latents that require grad, and the
-guided step forms x0-hat, decodes it, asks the classifier, and moves the step by the criterion's gradient.
-"""
-
-import functools
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +10,9 @@ from torch import Tensor
 
 from tailsmith.guidance.criteria import ClassGaussians, Criterion, get_criterion, mixture
 from tailsmith.guidance.guided_step import Classifier, FeedbackRecord, GuidedStep, Skip
-from tailsmith.guidance.latents import get_decoder
-from tailsmith.guidance.parameterization import check_scheduler
+from tailsmith.guidance.hook import Hook
+from tailsmith.guidance.latents import Decoder, get_decoder
+from tailsmith.guidance.schedulers import check_scheduler
 
 __all__ = ["Classifier", "FeedbackRecord", "Skip", "check_options", "feedback"]
 
@@ -36,6 +32,10 @@ def feedback(
     steps: Sequence[int] | None = None,
     update: str = "latent",
     through: str = "denoiser",
+    decoder: torch.nn.Module | None = None,
+    decode_size: int | None = None,
+    reuse: bool = False,
+    checkpointing: bool = False,
     gaussians: ClassGaussians | None = None,
     views: int = 1,
     view_seed: int = 0,
@@ -51,22 +51,27 @@ def feedback(
     scale * g to the score (Eq. 3, unnormalised).
     `through`: "denoiser" is the exact gradient; "decoder" stops at x0-hat and saves the denoiser's backward
     pass (as MPGD).
+    `decoder`: a cheaper autoencoder for the classifier's view of x0-hat, e.g. AutoencoderTiny; the pipeline still
+    decodes its images with its own. `decode_size`: pixels of that view's short side, by resizing the latents.
+    `reuse`: follow the last gradient at the steps in between as well (appendix G.1).
+    `checkpointing`: less memory for the denoiser's and decoder's backward pass, for one more forward pass.
     `views` > 1 averages the criterion over random shifts and flips of x0-hat.
 
     An image whose gradient is zero or not finite goes on unguided at that step and is listed in
     `record.skipped`. Inside the block the classifier is in eval mode and nothing collects weight gradients.
-    Raises ValueError before sampling where an argument, the scheduler or the pipeline is not supported.
+    Raises ValueError before sampling where an argument, the scheduler or the pipeline is not supported; the pipeline
+    is left as it was.
     """
-    _check_pipeline(pipe)
+    decode = _check_pipeline(pipe, update, decoder, decode_size)
     check_options(every=every, steps=steps, update=update, through=through, views=views)
     if len(labels) == 0:
         raise ValueError("labels should name the class of each image of the batch, got none")
     guide = GuidedStep(
         classifier=classifier,
         criterion=_one_criterion(criterion, len(labels), gaussians),
-        decode=get_decoder(pipe),
-        labels=torch.as_tensor(labels, dtype=torch.long, device=pipe.device),
-        scale=_strengths(scale, len(labels)).to(pipe.device),
+        decode=decode,
+        labels=torch.as_tensor(labels, dtype=torch.long),
+        scale=_strengths(scale, len(labels)),
         update=update,
         through=through,
         views=views,
@@ -77,58 +82,36 @@ def feedback(
     if not bool((guide.scale > 0).any()):
         yield guide.record
         return
-    with _frozen(pipe, classifier), _hooked(pipe, guide, _guided_steps(every, steps)):
+    hook = Hook(pipe, guide, _guided_steps(every, steps), reuse, max(steps) if steps else None)
+    with _frozen(pipe, classifier, decoder), _checkpointed(decode if checkpointing else None), _attached(hook):
         yield guide.record
 
 
 @contextmanager
-def _hooked(pipe: Any, guide: GuidedStep, guided: Callable[[int], bool]) -> Iterator[None]:
-    """Put `guide` between the pipeline and its scheduler; the class's own methods show again afterwards."""
-    scheduler, grad_mode = pipe.scheduler, torch.is_grad_enabled()
-    original_step, original_prepare = scheduler.step, pipe.prepare_latents
-
-    def arm(latents: Tensor, next_step: int) -> Tensor:
-        """Have autograd record the coming denoiser call if its step is to be guided through it."""
-        coming = next_step < len(scheduler.timesteps) and guided(next_step)
-        armed = coming and guide.through == "denoiser"
-        torch.set_grad_enabled(armed)
-        return latents.detach().requires_grad_(armed)
-
-    def prepare_latents(*arguments: Any, **options: Any) -> Tensor:
-        latents: Tensor = original_prepare(*arguments, **options)
-        if len(latents) != len(guide.labels):
-            raise ValueError(
-                f"labels should name one class per image: the pipeline makes {len(latents)} images, "
-                f"got {len(guide.labels)} labels"
-            )
-        return arm(latents, 0)
-
-    @functools.wraps(original_step)  # pipelines read its signature to know whether to pass eta and generator
-    def step(model_output: Tensor, timestep: Any, sample: Tensor, *arguments: Any, **options: Any) -> Any:
-        index = int((scheduler.timesteps == timestep).nonzero()[0])
-        if guided(index):
-            model_output, sample = guide.move(index, model_output, sample, scheduler, timestep)
-        with torch.no_grad():
-            result = original_step(model_output, timestep, sample, *arguments, **options)
-        if isinstance(result, tuple):
-            return (arm(result[0], index + 1), *result[1:])
-        result.prev_sample = arm(result.prev_sample, index + 1)
-        return result
-
+def _attached(hook: Hook) -> Iterator[None]:
+    grad_mode = torch.is_grad_enabled()
+    hook.attach()
     try:
-        scheduler.step, pipe.prepare_latents = step, prepare_latents
         yield
+    except TypeError as error:
+        compared = re.search(r"not supported between instances of '(list|tuple)'", str(error))
+        if compared:  # pipelines ask whether guidance_scale > 1 before anything of ours is called
+            raise ValueError(
+                f"guidance_scale should be one number for a pipeline call, got a {compared[1]}; make one call for each"
+            ) from error
+        raise
     finally:
-        del scheduler.step, pipe.prepare_latents
+        hook.detach()
         torch.set_grad_enabled(grad_mode)
 
 
 @contextmanager
-def _frozen(pipe: Any, classifier: Classifier) -> Iterator[None]:
+def _frozen(pipe: Any, classifier: Classifier, decoder: torch.nn.Module | None) -> Iterator[None]:
     """No weight collects a gradient, and the classifier is in eval mode: with batch statistics, an image's
     gradient would depend on the others. Everything is as before afterwards.
     """
-    modules = [each for each in (*pipe.components.values(), classifier) if isinstance(each, torch.nn.Module)]
+    parts = (*pipe.components.values(), classifier, decoder)
+    modules = [each for each in parts if isinstance(each, torch.nn.Module)]
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     inside = classifier.modules() if isinstance(classifier, torch.nn.Module) else ()
     training = [module for module in inside if module.training]
@@ -145,6 +128,24 @@ def _frozen(pipe: Any, classifier: Classifier) -> Iterator[None]:
             module.training = True
 
 
+@contextmanager
+def _checkpointed(decode: Decoder | None) -> Iterator[None]:
+    """Gradient checkpointing of the denoiser and the decoder where they have it and it was off."""
+    parts = [] if decode is None else [*(getattr(decode.pipe, name, None) for name in DENOISERS), decode.autoencoder]
+    able = [each for each in parts if getattr(each, "_supports_gradient_checkpointing", False)]
+    switched = [each for each in able if not each.is_gradient_checkpointing]
+    try:
+        for module in switched:
+            module.enable_gradient_checkpointing()
+        yield
+    finally:
+        for module in switched:
+            module.disable_gradient_checkpointing()
+
+
+DENOISERS = ("unet", "transformer")
+
+
 def check_options(*, every: int, steps: Sequence[int] | None, update: str, through: str, views: int) -> None:
     """Raise ValueError for settings of `feedback` that mean nothing, whatever the pipeline."""
     if every < 1:
@@ -159,13 +160,33 @@ def check_options(*, every: int, steps: Sequence[int] | None, update: str, throu
         raise ValueError(f"views should be at least 1, got {views}")
 
 
-def _check_pipeline(pipe: Any) -> None:
-    get_decoder(pipe)
-    check_scheduler(pipe.scheduler)
+def _check_pipeline(pipe: Any, update: str, decoder: torch.nn.Module | None, decode_size: int | None) -> Decoder:
+    decode = get_decoder(pipe, decoder, decode_size)
+    if update in UPDATES:
+        check_scheduler(pipe.scheduler, update)
     if "step" in vars(pipe.scheduler):
         raise ValueError("this pipeline is inside another feedback block; leave that one first")
     if torch.is_inference_mode_enabled():
         raise ValueError("feedback needs gradients, which torch.inference_mode() forbids; use torch.no_grad()")
+    if any(_offloads_weights(part) for part in pipe.components.values()):
+        raise ValueError(
+            "feedback can't differentiate through weights that sequential or group offloading takes away; use "
+            "pipe.enable_model_cpu_offload() instead"
+        )
+    return decode
+
+
+def _offloads_weights(part: Any) -> bool:
+    """Whether accelerate or diffusers takes a module's weights off the device layer by layer."""
+    if not isinstance(part, torch.nn.Module):
+        return False
+    for module in part.modules():
+        if getattr(getattr(module, "_hf_hook", None), "offload", False) is True:
+            return True
+        hooks: Any = getattr(module, "_diffusers_hook", None)
+        if hooks is not None and hooks.get_hook("group_offloading") is not None:
+            return True
+    return False
 
 
 def _strengths(scale: float | Sequence[float], n: int) -> Tensor:

@@ -2,22 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tailsmith.guidance.criteria import Criterion, per_image
+from tailsmith.guidance.latents import Decoder, Size
 from tailsmith.guidance.parameterization import (
+    Noising,
     move_latent,
     move_score,
     over_images,
     predicted_x0,
     relative_step,
-    signal_and_noise,
 )
 
 Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images [N, 3, H, W] in [0, 1] -> logits, features
+MAGNIFICATIONS = (2.0**12, 2.0**4, 1.0)  # tried in turn where latents are fp16, whose smallest number is 6e-8
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class GuidedStep:
 
     classifier: Classifier
     criterion: Criterion
-    decode: Callable[[Tensor], Tensor]
+    decode: Decoder
     labels: Tensor  # [N]
     scale: Tensor  # [N]
     update: str  # "latent" or "score"
@@ -59,69 +60,80 @@ class GuidedStep:
     keep_gradients: bool
     record: FeedbackRecord
 
-    def move(
-        self, step: int, model_output: Tensor, sample: Tensor, scheduler: Any, timestep: Any
-    ) -> tuple[Tensor, Tensor]:
-        """The moved model output and sample, detached; through the denoiser, `sample` requires grad."""
-        a, s = signal_and_noise(scheduler, timestep)
-        kind = scheduler.config.prediction_type
-        gradient = self._gradient(step, model_output, sample, a, s, kind)
-        model_output, sample = model_output.detach(), sample.detach()
-        if self.keep_gradients:
-            self.record.gradients[step] = gradient
-        usable = self._usable(step, gradient)
-        gradient = torch.where(usable, gradient, torch.ones_like(gradient))  # never divide by a zero norm
-        scale = self.scale * usable.flatten()
-        if self.update == "latent":
-            shift, move = relative_step(gradient, sample, scale), move_latent
-        else:
-            shift, move = gradient * over_images(scale, gradient), move_score
-        return move(model_output, sample, shift.to(sample.dtype), a, s, kind)
-
-    def _gradient(self, step: int, model_output: Tensor, sample: Tensor, a: float, s: float, kind: str) -> Tensor:
-        """dC/dx_t [N, ...] in fp32."""
-        with torch.enable_grad():
-            x0 = predicted_x0(model_output, sample, a, s, kind)
+    def gradient(self, step: int, model_output: Tensor, sample: Tensor, at: Noising, size: Size) -> Tensor:
+        """dC/dx [N, ...] in fp32; through the denoiser, `sample` is what its graph begins with."""
+        with torch.enable_grad(), self.decode.at_safe_precision():
+            x0 = predicted_x0(model_output, sample, at)
             if self.through == "decoder":
                 x0 = x0.detach().requires_grad_()
-            values = self._criterion_values(step, self.decode(x0).float())
-            source = sample if self.through == "denoiser" else x0
-            gradient = _differentiate(values, source)
+            values = self._criterion_values(step, self.decode(x0, size))
+            gradient = _differentiate(values, sample if self.through == "denoiser" else x0)
         self.record.values[step] = values.detach()
-        # without the denoiser's backward, x0-hat moves as if eps were constant: dx0/dx_t = 1 / a
-        return gradient.float() if self.through == "denoiser" else gradient.float() / a
+        self._note_skipped(step, gradient)
+        if self.through == "decoder":  # x0-hat moves as if eps were constant: dx0/dx = 1 / a
+            gradient = gradient * at.reach
+        if self.keep_gradients:
+            self.record.gradients[step] = gradient
+        return gradient
+
+    def move(self, gradient: Tensor, model_output: Tensor, sample: Tensor, at: Noising) -> tuple[Tensor, Tensor]:
+        """The model output and sample moved along the gradient, detached; images without a usable one stay."""
+        model_output, sample = model_output.detach(), sample.detach()
+        norms = _norms(gradient)
+        usable = over_images(torch.isfinite(norms) & (norms > 0), gradient)
+        gradient = torch.where(usable, gradient, torch.ones_like(gradient))  # never divide by a zero norm
+        scale = self.scale.to(gradient.device) * usable.flatten()
+        if self.update == "latent":
+            return move_latent(model_output, sample, relative_step(gradient, sample, scale), at)
+        return move_score(model_output, sample, gradient * over_images(scale, gradient), at)
 
     def _criterion_values(self, step: int, images: Tensor) -> Tensor:
         """The criterion of each image [N, 3, H, W] -> [N], averaged over the views."""
-        total = torch.zeros(len(self.labels), device=images.device)
+        labels = self.labels.to(images.device)
+        total = torch.zeros(len(labels), device=images.device)
         for view in range(self.views):
             seed = (self.view_seed * 1009 + step) * 97 + view
             logits, features = self.classifier(images if self.views == 1 else _random_view(images, seed))
-            total = total + per_image(self.criterion, logits, features, self.labels) / self.views
+            total = total + per_image(self.criterion, logits, features, labels) / self.views
         return total
 
-    def _usable(self, step: int, gradient: Tensor) -> Tensor:
-        """[N, 1, ...]: who has a gradient to follow; the others go on unguided, and are recorded."""
-        norms = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-        finite, positive = torch.isfinite(norms), norms > 0
-        usable = finite & positive
-        for image in torch.nonzero(~usable & (self.scale > 0)).flatten().tolist():
+    def _note_skipped(self, step: int, gradient: Tensor) -> None:
+        """Record who has no gradient to follow and goes on unguided."""
+        norms = _norms(gradient)
+        finite = torch.isfinite(norms)
+        unusable = ~finite | (norms == 0)
+        for image in torch.nonzero(unusable & (self.scale.to(norms.device) > 0)).flatten().tolist():
             reason = "zero gradient" if bool(finite[image]) else "non-finite gradient"
             self.record.skipped.append(Skip(step, image, reason))
-        return over_images(usable, gradient)
+
+
+def _norms(gradient: Tensor) -> Tensor:
+    norms: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
+    return norms  # [N]
 
 
 def _differentiate(values: Tensor, source: Tensor) -> Tensor:
-    """Gradient of each image's value [N] with respect to its own latents; images are independent."""
-    gradient = None
-    if values.requires_grad:
-        (gradient,) = torch.autograd.grad(values.sum(), source, allow_unused=True)
-    if gradient is None:
-        raise ValueError(
-            "the criterion's values don't depend on the images, so there is no gradient to follow; "
-            "the classifier or criterion should not use torch.no_grad(), detach() or argmax"
-        )
-    return gradient
+    """Gradient in fp32 of each image's value [N] with respect to its own latents; images are independent."""
+    if not values.requires_grad:
+        raise ValueError(HIDDEN_GRADIENT)
+    magnifications = MAGNIFICATIONS if source.dtype == torch.float16 else (1.0,)
+    result = torch.full(source.shape, float("nan"), device=source.device)
+    for factor in magnifications:
+        again = factor != magnifications[-1]
+        (gradient,) = torch.autograd.grad(values.sum() * factor, source, retain_graph=again, allow_unused=True)
+        if gradient is None:
+            raise ValueError(HIDDEN_GRADIENT)
+        overflowed = over_images(~torch.isfinite(_norms(result)), result)
+        result = torch.where(overflowed, gradient.float() / factor, result)
+        if bool(torch.isfinite(result).all()):
+            break
+    return result
+
+
+HIDDEN_GRADIENT = (
+    "the criterion's values don't depend on the images, so there is no gradient to follow; the classifier or criterion "
+    "should not use torch.no_grad(), detach() or argmax"
+)
 
 
 def _random_view(images: Tensor, seed: int) -> Tensor:

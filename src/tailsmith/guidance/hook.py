@@ -1,0 +1,143 @@
+"""What stands between a diffusers pipeline and its scheduler while feedback is on.
+
+The pipeline's own denoiser call, classifier-free guidance included, is recorded by autograd at the guided steps, so
+nothing is evaluated twice: the step before a guided one returns latents that require grad, and the guided step forms
+x0-hat, decodes it, asks the classifier, and moves the step by the criterion's gradient.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tailsmith.guidance.guided_step import HIDDEN_GRADIENT, GuidedStep
+from tailsmith.guidance.latents import Size
+from tailsmith.guidance.schedulers import begins_step, noising, position
+
+
+class Hook:
+    """`prepare_latents` and `step` for one pipeline call, in place of the pipeline's and its scheduler's own."""
+
+    def __init__(
+        self, pipe: Any, guide: GuidedStep, guided: Callable[[int], bool], reuse: bool, last_step: int | None
+    ) -> None:
+        self.pipe, self.guide, self.guided, self.reuse = pipe, guide, guided, reuse
+        self.last_step = last_step  # the highest one asked for by number
+        self.size: Size = None
+        self.prepared = False  # whether the call's first latents went through here
+        self.index = -1  # of the sampling step; Heun calls `step` twice for each
+        self.gradient: Tensor | None = None  # the last one
+
+    def attach(self) -> None:
+        scheduler = self.pipe.scheduler
+        self._own_step, self._own_prepare = scheduler.step, self.pipe.prepare_latents
+        # pipelines read the signature of `step` to know whether to pass eta and generator
+        scheduler.step = functools.update_wrapper(functools.partial(self.step), self._own_step)
+        self.pipe.prepare_latents = self.prepare_latents
+
+    def detach(self) -> None:
+        """The classes' own methods show again."""
+        del self.pipe.scheduler.step, self.pipe.prepare_latents
+
+    def prepare_latents(self, *arguments: Any, **options: Any) -> Any:
+        """The pipeline's first latents, checked, and recorded from here on if the first step is guided."""
+        given = inspect.signature(self._own_prepare).bind(*arguments, **options).arguments
+        self.size = (int(given["height"]), int(given["width"])) if given.get("height") and given.get("width") else None
+        self.index, self.gradient, self.prepared = -1, None, True
+        prepared = self._own_prepare(*arguments, **options)
+        latents = prepared[0] if isinstance(prepared, tuple) else prepared
+        self._check(latents)
+        latents = self._record(latents, self.guided(0))
+        return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *arguments: Any, **options: Any) -> Any:
+        """The scheduler's step, moved where this one is guided."""
+        scheduler = self.pipe.scheduler
+        where, begins = position(scheduler, timestep), begins_step(scheduler)
+        self.index += int(begins)
+        if begins and self.index == 0:
+            self._check_call()
+        if self._moves(self.index, begins):
+            model_output, sample = self._move(where, model_output, sample)
+        with torch.no_grad():
+            result = self._own_step(model_output.detach(), timestep, sample.detach(), *arguments, **options)
+        begins = begins_step(scheduler)  # whether the call after this one will begin a step
+        follows = where + 1 < len(scheduler.timesteps)
+        record = follows and self._asks(self.index + int(begins), begins)
+        if not follows:  # another call may come inside the same block
+            self.index, self.gradient, self.prepared = -1, None, False
+        if isinstance(result, tuple):
+            return (self._record(result[0], record), *result[1:])
+        result.prev_sample = self._record(result.prev_sample, record)
+        return result
+
+    def _asks(self, index: int, begins: bool) -> bool:
+        """Whether the classifier is asked in a call; a second call of the same step has the latents moved already."""
+        return self.guided(index) and (begins or self.guide.update == "score")
+
+    def _moves(self, index: int, begins: bool) -> bool:
+        between = self.reuse and self.gradient is not None and (begins or self.guide.update == "score")
+        return self._asks(index, begins) or between
+
+    def _move(self, where: int, model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        at = noising(self.pipe.scheduler, where)
+        output, variance = _without_variance(model_output, sample)
+        if self.guided(self.index):
+            self.gradient = self.guide.gradient(self.index, output, sample, at, self.size)
+        assert self.gradient is not None
+        output, sample = self.guide.move(self.gradient, output, sample, at)
+        return (output if variance is None else torch.cat([output, variance.detach()], dim=1)), sample
+
+    def _record(self, latents: Tensor, asks: bool) -> Tensor:
+        """Have autograd record the coming denoiser call if the classifier is asked there, through the denoiser."""
+        through = asks and self.guide.through == "denoiser"
+        torch.set_grad_enabled(through)
+        return latents.detach().requires_grad_(through)
+
+    def _check(self, latents: Tensor) -> None:
+        """Raise ValueError, before anything is sampled, for what would fail at the first guided step."""
+        classifier, labels = self.guide.classifier, self.guide.labels
+        if len(latents) != len(labels):
+            raise ValueError(
+                f"labels should name one class per image: the pipeline makes {len(latents)} images, "
+                f"got {len(labels)} labels"
+            )
+        height, width = self.guide.decode.image_size(latents, self.size)
+        weights = list(classifier.parameters()) if isinstance(classifier, torch.nn.Module) else []
+        if weights and weights[0].device != latents.device:
+            raise ValueError(
+                f"the classifier is on {weights[0].device}, the pipeline samples on {latents.device}; move one of "
+                "them, e.g. classifier.to(pipe.device)"
+            )
+        with torch.enable_grad():
+            image = torch.full((1, 3, height, width), 0.5, device=latents.device, requires_grad=True)
+            logits, _ = classifier(image)
+        if not logits.requires_grad:
+            raise ValueError(HIDDEN_GRADIENT)
+        if int(labels.max()) >= logits.shape[-1] or int(labels.min()) < 0:
+            raise ValueError(
+                f"labels should be within 0..{logits.shape[-1] - 1}, the classes of the classifier; got "
+                f"{int(labels.min())}..{int(labels.max())}"
+            )
+
+    def _check_call(self) -> None:
+        """Raise ValueError at the first step for what pipelines decide only after they prepared their latents."""
+        if not self.prepared:
+            raise ValueError(
+                f"{type(self.pipe).__name__} prepares no latents when it is given latents=, so that feedback can't "
+                "record its first step; give generator= instead"
+            )
+        steps = -(-len(self.pipe.scheduler.timesteps) // self.pipe.scheduler.order)
+        if self.last_step is not None and self.last_step >= steps:
+            raise ValueError(f"steps should be within 0..{steps - 1}, this call has {steps}; got {self.last_step}")
+
+
+def _without_variance(model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:
+    """A denoiser with learned variance predicts twice as many channels: (the prediction, the variance)."""
+    if model_output.ndim == 4 and model_output.shape[1] == 2 * sample.shape[1]:
+        output, variance = model_output.chunk(2, dim=1)
+        return output, variance
+    return model_output, None
