@@ -19,7 +19,8 @@ from tailsmith.data.embedded import CLASS_NAMES
 from tailsmith.data.images import ImageArray
 from tailsmith.files import write_json
 from tailsmith.guidance.criteria import fit_class_gaussians
-from tailsmith.synthesis.generators import EMBEDDED, load_generator, preset
+from tailsmith.synthesis.generators import EMBEDDED, load_generator
+from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import Worker
 
@@ -44,8 +45,8 @@ def main() -> None:
     for criterion in arguments.criteria:
         means = []
         for scale in SCALES:
-            config = replace(SynthesisConfig(), criterion=criterion, feedback_scale=scale)
-            plan = make_plan(dataset, counts, config, guidance_scale=preset(EMBEDDED).guidance_scale, meta={})
+            config = settled(replace(SynthesisConfig(), criterion=criterion, feedback_scale=scale), EMBEDDED)
+            plan = make_plan(dataset, counts, config, meta={})
             values = [batch["criterion_value"] for batch in worker.render(plan.table, plan.meta["synthesis"])]
             means.append(float(np.concatenate(values).mean()))
         table[criterion] = {"means": means, "monotone": bool((np.diff(means) > 0).all())}

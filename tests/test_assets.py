@@ -1,6 +1,5 @@
 """What is shipped: the embedded generator is what its card says, small, safe, and guided as promised."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +55,8 @@ def test_samples_show_what_the_prompt_names_and_feedback_raises_the_entropy(mini
     worker = Worker(mini, dataset.split("train"), guide)
     entropy = []
     for scale in (0.0, 0.04):
-        config = replace(SynthesisConfig(), num_inference_steps=15, feedback_scale=scale)
-        plan = make_plan(dataset, np.full(10, 4), config, guidance_scale=2.0, meta={})
+        config = SynthesisConfig(guidance_scale=2.0, num_inference_steps=15, feedback_scale=scale)
+        plan = make_plan(dataset, np.full(10, 4), config, meta={})
         (results,) = worker.render(plan.table, plan.meta["synthesis"])
         entropy.append(results["criterion_value"].mean())
         if scale == 0:

@@ -296,7 +296,8 @@ def test_a_generator_folder_that_is_no_pipeline(pets: Path, tmp_path: Path, caps
 def test_a_generator_that_is_nothing(name: str, pets: Path, tmp_path: Path, capsys: Capture) -> None:
     for argv in (["plan", pets], ["run", "--data", pets]):
         line = refused(capsys, *argv, "--out", tmp_path / "out", "--generator", name)
-        assert f"generator '{name}' is no preset (mini-unclip, sd2.1-unclip), no folder here" in line
+        assert f"generator '{name}' is no preset (mini-unclip, sd2.1-unclip, " in line
+        assert "), no folder here, and no hub id (owner/name); give one of these" in line
         assert not (tmp_path / "out").exists()
 
 

@@ -17,11 +17,12 @@ import pytest
 import yaml
 
 from folders import write_folder
-from tailsmith import commands, experiment, stages
+from tailsmith import experiment, stages
 from tailsmith.cli import COMMANDS, build_parser, main
 from tailsmith.config import FitGeneratorConfig, RunConfig, SynthesisConfig, TrainConfig, from_dict, to_dict
 from tailsmith.files import write_json
 from tailsmith.synthesis.cost import PNG_RATIO, cost
+from tailsmith.synthesis.shards import chosen_shards
 from tailsmith.text_tables import accuracy_text, aligned, arms_text, plan_text
 
 QUICK_TRAIN = ["--train.steps=4", "--train.batch-size=8", "--train.evaluate-every=2", "--train.image-size=16"]
@@ -220,7 +221,7 @@ def test_inspect(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
         ["cat", "few", "6", "2", "2"],
         ["dog", "few", "3", "2", "2", "+3"],
     ]
-    assert "3 images to add in 1 shard\n" in printed
+    assert "3 requests for an image each in 1 shard\n" in printed
 
 
 def test_inspect_json(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,7 +248,7 @@ def test_inspect_groups_names_the_empty_ones(tmp_path: Path, capsys: pytest.Capt
     table = [line.split() for line in printed.splitlines() if " + " in line]
     assert table[1] == ["sandal", "5", "0", "+", "5"]
     assert table[-1] == ["bag", "1", "+", "4", "1", "+", "4"]
-    assert "18 images to add" in printed  # 6 groups to 5: 0 + 5 + 2 + 3 + 4 + 4
+    assert "18 requests" in printed  # 6 groups to 5: 0 + 5 + 2 + 3 + 4 + 4
 
 
 def test_inspect_of_balanced_data_has_nothing_to_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -345,7 +346,7 @@ def test_plan_synthesize_and_train_on_it(
     assert main([*planning, "--dry-run"]) == 0
     assert not plan.exists()
     printed = capsys.readouterr().out
-    assert "9 images to add in 3 shards" in printed
+    assert "9 requests for an image each in 3 shards" in printed
     assert "nothing written" in printed
     assert "unknown; give --seconds-per-image" in printed
     assert main(planning) == 0
@@ -407,7 +408,7 @@ def test_a_reader_that_leaves_is_no_error(data: Path) -> None:
     [("3", [3]), ("0,1,2", [0, 1, 2]), ("0-2", [0, 1, 2]), ("2, 0-1,1", [0, 1, 2]), ("4-4", [4])],
 )
 def test_chosen_shards(text: str, expected: list[int]) -> None:
-    assert commands.chosen_shards(text, range(5)) == expected
+    assert chosen_shards(text, range(5)) == expected
 
 
 @pytest.mark.parametrize(
@@ -423,7 +424,7 @@ def test_chosen_shards(text: str, expected: list[int]) -> None:
 )
 def test_shards_that_are_not(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        commands.chosen_shards(text, range(5))
+        chosen_shards(text, range(5))
 
 
 def test_cost_of_a_folder_takes_its_image_size(generator: Path) -> None:
@@ -435,6 +436,15 @@ def test_cost_of_a_folder_takes_its_image_size(generator: Path) -> None:
     assert spent["bytes"] == pytest.approx(300 * SIZE**2 * 3 * PNG_RATIO, abs=1)
     with pytest.raises(ValueError, match="seconds_per_image should be above 0, got 0"):
         cost(300, str(generator), 0.0, 256)
+
+
+def test_a_known_speed_says_where_it_was_measured_and_a_given_one_does_not() -> None:
+    known = plan_text({"target": 1300, "per": "class", "to_add": {}, **cost(1000, "sd2.1-unclip", None, 256)})
+    assert f"about {1000 * 21.9 / 3600:.1f} GPU-hours at 21.9 s per image, as on one V100" in known
+    assert "target 1,300 per class, 1,000 requests" in known
+    given = plan_text({"target": 1300, "per": "class", "to_add": {}, **cost(1000, "sd2.1-unclip", 3.6, 256)})
+    assert "about 60 minutes at 3.6 s per image\n" in given
+    assert "V100" not in given
 
 
 def test_aligned() -> None:
@@ -450,8 +460,8 @@ def test_tables_show_what_is_absent_as_a_dash() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.5, "about 50 seconds"), (36.0, "about 60 minutes"), (360.0, "about 10.0 hours"), (None, "unknown")],
+    [(0.5, "about 50 seconds"), (36.0, "about 60 minutes"), (360.0, "about 10.0 GPU-hours"), (None, "unknown")],
 )
 def test_time_in_readable_units(seconds: float | None, said: str) -> None:
-    spent = cost(100, "sd2.1-unclip", seconds, 256)
+    spent = cost(100, "sdxl", seconds, 256)
     assert said in plan_text({"target": "max", "per": "class", "to_add": {"cat": 100}, **spent})

@@ -320,7 +320,7 @@ def test_guided_steps(every, steps, guided, pipe, classifier):
 
 
 @pytest.mark.parametrize("update", ["latent", "score"])
-@pytest.mark.parametrize("through", ["denoiser", "decoder"])
+@pytest.mark.parametrize("through", ["denoiser", "denoiser-forward", "decoder"])
 @pytest.mark.parametrize(
     ("factor", "reason"),
     [(float("nan"), "non-finite gradient"), (float("inf"), "non-finite gradient"), (0.0, "zero gradient")],
@@ -350,7 +350,7 @@ def test_a_classifier_that_sees_no_difference_guides_nobody(pipe):
     assert record.skipped == [Skip(step, image, "zero gradient") for step in (0, 5) for image in range(3)]
 
 
-@pytest.mark.parametrize("through", ["denoiser", "decoder"])
+@pytest.mark.parametrize("through", ["denoiser", "denoiser-forward", "decoder"])
 def test_a_classifier_that_hides_its_gradient_is_an_error(through, pipe, classifier):
     def hidden(images):
         with torch.no_grad():
@@ -478,7 +478,7 @@ def test_text_only_stable_diffusion(pipe, classifier):
         ({"criterion": ["loss"]}, "one per image: 3 labels, 1 criteria"),
         ({"criterion": "hardness"}, "'hardness' needs gaussians"),
         ({"update": "noise"}, r"update should be one of \['latent', 'score'\], got 'noise'"),
-        ({"through": "vae"}, r"through should be one of \['denoiser', 'decoder'\], got 'vae'"),
+        ({"through": "vae"}, r"through should be one of \['denoiser', 'denoiser-forward', 'decoder'\], got 'vae'"),
         ({"every": 0}, "every should be at least 1, got 0"),
         ({"steps": [2, -1]}, r"steps are counted from 0, got \[-1, 2\]"),
         ({"views": 0}, "views should be at least 1, got 0"),

@@ -38,7 +38,7 @@ def test_scale_zero_is_the_plain_pipeline_bit_for_bit(name, pipes):
         assert torch.equal(sample(name, pipes[name]), plain)
 
 
-@pytest.mark.parametrize("through", ["denoiser", "decoder"])
+@pytest.mark.parametrize("through", ["denoiser", "denoiser-forward", "decoder"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_entropy_rises_and_the_pipeline_is_left_as_it_was(name, through, pipes):
     pipe, seeds = pipes[name], tuple(range(6))
@@ -296,6 +296,10 @@ def test_offloading_whole_models_works(pipes):
     pipe, hook = FAMILIES["sd15"](), None
     for part in (pipe.text_encoder, pipe.unet, pipe.vae):
         _, hook = cpu_offload_with_hook(part, torch.device("cpu"), prev_module_hook=hook)
+    sends_away = pipe.vae._hf_hook.prev_module_hook
+    assert sends_away is not None
     with feedback(pipe, TinyClassifier(), scale=0.03, every=2, labels=LABELS):
+        assert pipe.vae._hf_hook.prev_module_hook is None  # the denoiser stays for its backward pass
         torch.testing.assert_close(sample("sd15", pipe), expected, rtol=0, atol=1e-4)
+    assert pipe.vae._hf_hook.prev_module_hook is sends_away
     assert not torch.allclose(plain, expected, atol=1e-3)

@@ -168,6 +168,14 @@ def test_a_folder_fitted_with_another_configuration(dataset, fitted):
         fit_generator(dataset, fitted, other)
 
 
+def test_a_folder_fitted_to_other_images_of_the_same_names(dataset, fitted):
+    rows = dataset.table.copy()
+    rows.loc[0, "bytes"] = rows.loc[len(rows) - 1, "bytes"]
+    other = Dataset(rows, dataset.class_names, dataset.attribute_names, dataset.name)
+    with pytest.raises(ValueError, match="fitted with another configuration or dataset"):
+        fit_generator(other, fitted, CONFIG)
+
+
 def test_a_folder_fitted_to_another_dataset(fitted):
     with pytest.raises(ValueError, match="fitted with another configuration or dataset"):
         fit_generator(tiny_dataset(((5, 0), (3, 2), (1, 0))), fitted, CONFIG)

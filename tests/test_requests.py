@@ -1,7 +1,5 @@
 """Plans: what each request holds, that it stays the same in a larger plan, and what bad settings get."""
 
-from dataclasses import replace
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,8 +14,8 @@ DATASET = tiny_dataset()  # training images: sandal 5 rock, boot 3 rock + 2 wate
 
 
 def plan_of(missing, dataset=DATASET, meta=None, **settings):
-    config = SynthesisConfig(**settings)
-    return make_plan(dataset, np.asarray(missing), config, guidance_scale=2.0, meta=meta or {})
+    config = SynthesisConfig(**{"guidance_scale": 2.0, "num_inference_steps": 30, **settings})
+    return make_plan(dataset, np.asarray(missing), config, meta=meta or {})
 
 
 def by_id(plan):
@@ -71,6 +69,18 @@ def test_conditioning_on_all_the_real_training_images_of_the_class_about_equally
     assert np.abs(counts.to_numpy() - 400).max() < 5 * np.sqrt(400)  # five images, 400 times each
 
 
+def test_conditioning_on_the_class_alone_crosses_contexts():
+    training = DATASET.split("train").table.set_index("image_id")
+    plan = plan_of([[0, 0], [0, 200], [0, 0]], conditioning_from="class")
+    drawn = training.loc[plan.table["conditioning_id"]]
+    assert (drawn["label"] == 1).all()
+    assert set(drawn["attribute"]) == {0, 1}
+    per_class = plan_of([0, 200, 0])  # the same draw, as the same class has the same images
+    assert drawn.index.nunique() == per_class.table["conditioning_id"].nunique() == 5
+    with pytest.raises(ValueError, match="conditioning_from should be 'group' or 'class', got 'attribute'"):
+        plan_of([1, 0, 0], conditioning_from="attribute")
+
+
 def test_conditioning_on_the_group_and_on_the_class_where_the_group_is_empty():
     training = DATASET.split("train").table.set_index("image_id")
     plan = plan_of([[0, 40], [40, 40], [0, 0]])
@@ -107,6 +117,18 @@ def test_a_plan_per_group_may_hide_the_group_and_one_per_class_names_the_class()
     assert plan_of([[1, 1], [0, 0], [0, 0]]).table["prompt"].tolist() == ["sandal", "sandal"]
     assert plan_of([0, 1, 0]).table["prompt"].tolist() == ["ankle boot"]
     assert plan_of([0, 1, 0], conditioning="image").table["prompt"].tolist() == [""]
+
+
+def test_shards_are_the_rows_that_say_so_in_any_order():
+    plan = plan_of([4, 0, 5], shard_size=2)
+    assert plan.shards == [0, 1, 2, 3, 4]
+    mixed = Plan(plan.table.sample(frac=1, random_state=0, ignore_index=True), plan.meta)
+    for number in plan.shards:
+        assert plan.shard(number).equals(plan.table[plan.table["shard"] == number].reset_index(drop=True))
+        by_filter = mixed.table[mixed.table["shard"] == number].reset_index(drop=True)
+        assert mixed.shard(number).equals(by_filter)
+        assert mixed.shard_size(number) == len(by_filter) == (1 if number == 4 else 2)
+    assert Plan(plan.table.iloc[:0], plan.meta).shards == []
 
 
 def test_a_mixture_of_criteria_is_drawn_by_weight():
@@ -193,10 +215,7 @@ def test_bad_settings_are_refused(settings, message):
 
 
 def test_the_configuration_is_part_of_the_plan():
-    config = SynthesisConfig(feedback_scale=0.02, feedback_update="score")
-    plan = make_plan(DATASET, np.array([1, 0, 0]), config, guidance_scale=2.0, meta={})
+    plan = plan_of([1, 0, 0], feedback_scale=0.02, feedback_update="score")
     assert plan.meta["synthesis"]["feedback_update"] == "score"
-    other = make_plan(
-        DATASET, np.array([1, 0, 0]), replace(config, feedback_update="latent"), guidance_scale=2.0, meta={}
-    )
+    other = plan_of([1, 0, 0], feedback_scale=0.02, feedback_update="latent")
     assert plan.meta != other.meta

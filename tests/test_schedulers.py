@@ -262,7 +262,12 @@ def test_unipc_is_refused_for_moves_of_the_latent_only():
 def test_unknown_schedulers_and_prediction_types_are_refused():
     with pytest.raises(ValueError, match=r"supports the schedulers.*got SimpleNamespace"):
         check_scheduler(SimpleNamespace(config=SimpleNamespace()), "latent")
-    scheduler = DDIMScheduler()
+    scheduler = DDIMScheduler(clip_sample=False)
     scheduler.register_to_config(prediction_type="noise")
     with pytest.raises(ValueError, match=r"prediction_type should be one of.*got 'noise'"):
         check_scheduler(scheduler, "latent")
+
+
+def test_schedulers_that_clip_x0_are_refused():
+    with pytest.raises(ValueError, match=r"clips x0-hat.*clip_sample=True; set pipe.scheduler = DDIMScheduler"):
+        check_scheduler(DDIMScheduler(), "latent")

@@ -16,6 +16,7 @@ from tailsmith.classification.backbones import Backbone
 from tailsmith.classification.optimization import average_decay, learning_rate_at, update_average
 from tailsmith.classification.prediction import class_hits, mean_class_accuracy
 from tailsmith.classification.training import (
+    StageTwoConfig,
     TrainConfig,
     check_train_config,
     predict,
@@ -318,11 +319,12 @@ def test_divergence_is_an_error_with_the_remedy():
 
 
 def train_twice(folder: str) -> list[float]:
-    """Two trainings in a row, of a backbone without batch norm, on batches that two processes can't halve."""
+    """Two trainings in a row of two stages, of a backbone without batch norm, on batches that two can't halve."""
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 256, (21, 3, 32, 32), dtype=np.uint8), np.repeat([0, 1, 2], 7)
     held_out = images[::3], labels[::3]
-    config = with_(backbone="test_convnext", image_size=32, steps=3, batch_size=7, evaluate_every=2)
+    second = StageTwoConfig(steps=2, batch_size=7, meta_batch_size=5, meta_learning_rate=0.1)
+    config = with_(backbone="test_convnext", image_size=32, steps=3, batch_size=7, evaluate_every=2, stage_two=second)
     for _ in range(2):
         *_, last = train_classifier(config, images, labels, labels < 0, NAMES, validation=held_out)
     if int(os.environ.get("RANK", "0")) == 0:

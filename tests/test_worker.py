@@ -15,46 +15,21 @@ import pytest
 import torch
 from PIL import Image
 
+from rendering import DATASET, largest_difference, pixels, render, tiny_plan
 from tailsmith import stages
-from tailsmith.config import SynthesisConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.guidance.criteria import entropy
 from tailsmith.synthesis.conditioning import drop_entries, embed_images
-from tailsmith.synthesis.requests import make_plan
+from tailsmith.synthesis.families import family_of
 from tailsmith.synthesis.worker import Worker, encode_image, read_shards, shard_path, synthetic_dataset, write_shard
-from tiny import CLASSES, TinyClassifier, tiny_dataset
+from tiny import CLASSES, TinyClassifier
 
-DATASET = tiny_dataset()
 PROVENANCE = (
     "request_id", "shard", "label", "attribute", "prompt", "conditioning_id", "conditioning_sha256",
     "embedding_dropout", "dropout_seed", "noise_seed", "guidance_scale", "num_inference_steps", "feedback_scale",
     "criterion",
 )  # fmt: skip
-RESULTS = ("image", "criterion_value", "skipped_steps", "seconds")
-
-
-def tiny_plan(missing=(4, 2, 4), **settings):
-    """Ten guided requests unless asked otherwise."""
-    defaults = {"num_inference_steps": 4, "feedback_scale": 0.02, "feedback_every": 2, "shard_size": 4}
-    config = SynthesisConfig(**{**defaults, **settings})
-    return make_plan(DATASET, np.asarray(missing), config, guidance_scale=2.0, meta={"generator": "tiny"})
-
-
-def render(worker, plan, requests=None):
-    requests = plan.table if requests is None else requests
-    return pd.concat(list(worker.render(requests, plan.meta["synthesis"])), ignore_index=True)
-
-
-def pixels(results):
-    """request_id -> int array [H, W, 3]."""
-    decoded = [np.asarray(Image.open(io.BytesIO(encoded))).astype(int) for encoded in results["image"]]
-    return dict(zip(results["request_id"], decoded, strict=True))
-
-
-def largest_difference(results, others):
-    one, other = pixels(results), pixels(others)
-    assert one.keys() == other.keys()
-    return max(np.abs(one[request] - other[request]).max() for request in one)
+RESULTS = ("image", "criterion_value", "skipped_steps", "retries", "black", "seconds")
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.02])
@@ -95,6 +70,8 @@ def test_every_row_carries_its_provenance_and_results(pipe, classifier, tmp_path
     np.testing.assert_allclose(results["criterion_value"], expected, rtol=1e-4, atol=1e-5)
     assert (results["skipped_steps"] == 0).all()
     assert (results["seconds"] > 0).all()
+    assert (results["retries"] == 0).all()
+    assert not results["black"].any()
     assert pq.read_schema(shard_path(tmp_path, 0)).metadata[b"generator"] == b"tiny"
     assert synthetic.labels.tolist() == plan.table["label"].tolist()
     assert set(synthetic.table["source"]) == {"synthetic"}
@@ -114,7 +91,7 @@ def test_skipped_steps_are_counted_per_image(pipe):
 
 def test_conditioning_is_the_real_images_embedding_with_the_requests_own_dropout(pipe):
     plan = tiny_plan((3, 0, 0), embedding_dropout=0.5)
-    embeddings = Worker(pipe, DATASET, None)._conditioning_embeddings(plan.table)
+    embeddings = Worker(pipe, DATASET, None)._conditioning_embeddings(plan.table, family_of(pipe))
     row_of = {name: row for row, name in enumerate(DATASET.table["image_id"])}
     for own, request in zip(embeddings, plan.table.itertuples(), strict=True):
         whole = embed_images(pipe, [DATASET.image(row_of[request.conditioning_id])])[0]
@@ -124,7 +101,7 @@ def test_conditioning_is_the_real_images_embedding_with_the_requests_own_dropout
 
 def test_text_only_requests_have_a_zero_embedding(pipe):
     plan = tiny_plan(conditioning="text")
-    assert not Worker(pipe, DATASET, None)._conditioning_embeddings(plan.table).any()
+    assert not Worker(pipe, DATASET, None)._conditioning_embeddings(plan.table, family_of(pipe)).any()
 
 
 def test_dropout_zeroes_the_share_it_should_and_leaves_the_rest():
@@ -239,8 +216,8 @@ def test_a_conditioning_image_that_the_dataset_does_not_have(pipe, classifier):
         render(Worker(pipe, fewer, classifier), tiny_plan())
 
 
-def test_a_pipeline_that_takes_no_image_embedding(classifier):
-    with pytest.raises(ValueError, match="needs an unCLIP pipeline with an image encoder, got object"):
+def test_a_pipeline_of_no_known_family(classifier):
+    with pytest.raises(ValueError, match=r"knows the pipelines .*; got object\. docs/adding-a-family\.md"):
         render(Worker(object(), DATASET, classifier), tiny_plan())
 
 

@@ -7,8 +7,6 @@ options, `config` opens into options without a prefix, and the comment beside a 
 from __future__ import annotations
 
 import argparse
-import difflib
-import errno
 import inspect
 import logging
 import os
@@ -27,6 +25,7 @@ from safetensors import SafetensorError
 
 from tailsmith import __version__, commands
 from tailsmith.config import from_dict
+from tailsmith.user_errors import explained, parse_error
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": commands.demo,
@@ -38,16 +37,14 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": commands.run,
     "report": commands.report,
     "fit-generator": commands.fit_generator,
+    "grid": commands.grid,
     "reproduce": commands.reproduce,
 }
 SPREAD = "config"  # the parameter whose fields are options without a prefix
 INVOCATION = "command"  # the parameter that gets the command line itself, for the record
+RECIPE = "recipe"  # the parameter that names other defaults for the options of its command
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 TRACEBACK = "TAILSMITH_TRACEBACK"
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-# What a user can mend without knowing our code, beside a full disk.
-_MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lest Python complains when it flushes at exit
         return BROKEN_PIPE
     except (ValueError, OSError, SafetensorError) as error:
-        line = _explained(error)
+        line = explained(error)
         if line is None or os.environ.get(TRACEBACK):
             raise
         return _fail(f"tailsmith: error: {line}", USER_ERROR)
@@ -116,20 +113,24 @@ def build_parser(name: str) -> ArgumentParser:
     function = COMMANDS[name]
     hints = get_type_hints(function)
     positional, optional = _parameters(function)
-    usage = " ".join(["tailsmith", name, *(each.name.upper() for each in positional), "[options]"])
+    places = [f"[{each.name.upper()}]" if _has_default(each) else each.name.upper() for each in positional]
+    usage = " ".join(["tailsmith", name, *places, "[options]"])
     parser = ArgumentParser(
         prog=f"tailsmith {name}", usage=usage, description=inspect.getdoc(function), exit_on_error=False
     )
     parser.add_argument("--config", action=ActionConfigFile)
     for each in positional:
-        parser.add_argument(each.name, type=hints[each.name])
+        if _has_default(each):
+            parser.add_argument(each.name, type=hints[each.name], default=each.default, nargs="?")
+        else:
+            parser.add_argument(each.name, type=hints[each.name])
     for each in optional:
         if each.name == SPREAD:
             parser.add_class_arguments(hints[SPREAD], None)
-        elif each.default is inspect.Parameter.empty:
-            parser.add_argument(f"--{each.name}", type=hints[each.name], required=True)
-        else:
+        elif _has_default(each):
             parser.add_argument(f"--{each.name}", type=hints[each.name], default=each.default)
+        else:
+            parser.add_argument(f"--{each.name}", type=hints[each.name], required=True)
     _describe(parser, function)
     return parser
 
@@ -139,6 +140,10 @@ def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter],
     given = [each for each in inspect.signature(function).parameters.values() if each.name != INVOCATION]
     positional = [each for each in given if each.kind is not each.KEYWORD_ONLY and each.name != SPREAD]
     return positional, [each for each in given if each not in positional]
+
+
+def _has_default(parameter: inspect.Parameter) -> bool:
+    return parameter.default is not inspect.Parameter.empty
 
 
 def _describe(parser: ArgumentParser, function: Callable[..., None]) -> None:
@@ -170,10 +175,13 @@ def _comments(source: Any) -> dict[str, str]:
 def _parsed(name: str, argv: list[str]) -> dict[str, Any]:
     """The arguments for the command's function; ValueError in one line for what can't be parsed."""
     parser = build_parser(name)
+    argv = _normalized(argv, parser)
     try:
-        given = parser.parse_args(_normalized(argv, parser)).as_dict()
+        if RECIPE in inspect.signature(COMMANDS[name]).parameters:
+            _take_recipe(parser, argv)
+        given = parser.parse_args(argv).as_dict()
     except argparse.ArgumentError as error:
-        raise ValueError(f"{_parse_error(str(error), parser)}; `tailsmith {name} --help` lists all") from error
+        raise ValueError(f"{parse_error(str(error), parser)}; `tailsmith {name} --help` lists all") from error
     hints = get_type_hints(COMMANDS[name])
     arguments: dict[str, Any] = {}
     for parameter in [each for kind in _parameters(COMMANDS[name]) for each in kind]:
@@ -188,15 +196,30 @@ def _parsed(name: str, argv: list[str]) -> dict[str, Any]:
     return arguments
 
 
+def _take_recipe(parser: ArgumentParser, argv: list[str]) -> None:
+    """A recipe's settings become the parser's defaults, so that a --config file and options win over them."""
+    given = parser.parse_args([token for token in argv if token != "--print_config"])
+    if given[RECIPE] is not None:
+        from tailsmith.recipe import defaults
+
+        parser.set_defaults(defaults(given[RECIPE], {action.dest for action in parser._actions}))
+
+
 def _normalized(argv: list[str], parser: ArgumentParser) -> list[str]:
-    """Dashes for underscores, `--flag` for `--flag=true`, and `a,b` for `[a,b]`, as jsonargparse wants them."""
+    """Dashes for underscores, `--flag` for `--flag=true`, `a,b` for `[a,b]`, as jsonargparse wants them.
+
+    An argument that has its place may be given by its name as well: `--data ROOT`.
+    """
     actions = {option: action for action in parser._actions for option in action.option_strings}
+    placed = {f"--{action.dest}" for action in parser._actions if not action.option_strings}
     lists = {option for option, action in actions.items() if _takes_list(action)}
     result: list[str] = []
     for position, token in enumerate(argv):
         option, equals, value = token.partition("=")
         known = "--" + option[2:].replace("-", "_")
-        if option.startswith("--") and known in actions:
+        if known in placed and option.startswith("--"):
+            result += [value] if equals else []
+        elif option.startswith("--") and known in actions:
             value = _bracketed(value) if known in lists and equals else value
             if getattr(actions[known], "_typehint", None) is bool and not equals:
                 following = argv[position + 1] if position + 1 < len(argv) else ""
@@ -224,43 +247,7 @@ def _expanded(value: Any) -> Any:
 
 
 # ----------------------------------------------------------------------------------------------------------
-# What went wrong, in one line.
-
-
-def _parse_error(message: str, parser: ArgumentParser) -> str:
-    """jsonargparse's complaint in our words: what was got, what is expected."""
-    message = " ".join(message.split())
-    actions = {option: action for action in parser._actions for option in action.option_strings}
-    if unknown := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
-        return f"unknown option {unknown[1]}{_close(unknown[1].replace('-', '_'), actions)}"
-    if unknown := re.search(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.-]+)'", message):
-        key = f"{unknown[1]}.{unknown[2]}" if unknown[1] else unknown[2]
-        return f"unknown key {key!r}{_close(f'--{key}', actions)}"
-    if wrong := re.search(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)$', message):
-        hint = getattr(actions.get(f"--{wrong[1]}"), "_typehint", None)
-        return f"{wrong[1]} should be {getattr(hint, '__name__', hint) if hint else 'given'}, got {wrong[2]!r}"
-    if lacking := re.search(r"arguments are required: (.*)$", message):
-        options = [f"--{each}" if f"--{each}" in actions else each.upper() for each in lacking[1].split(", ")]
-        return f"missing: {', '.join(options)}"
-    return re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)
-
-
-def _close(option: str, actions: dict[str, argparse.Action]) -> str:
-    close = difflib.get_close_matches(option, actions, n=3)
-    return f", did you mean {' or '.join(each.lstrip('-') for each in close)}?" if close else ""
-
-
-def _explained(error: Exception) -> str | None:
-    """One line for the user, None for what is no user's doing."""
-    if isinstance(error, ValueError):
-        return " ".join(str(error).split())
-    number, path = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
-    if number in _FULL or "(os error 28)" in str(error):  # the latter from safetensors, which is written in Rust
-        where = f" while writing {path}" if path else ""
-        return f"disk full{where}; free space and run the same command again, nothing already written is lost"
-    if number in _MENDABLE and path:
-        return f"{path}: {os.strerror(number)}; check the path and its permissions"
-    return None
+# What is said on the way out.
 
 
 def _fail(line: str, code: int) -> int:

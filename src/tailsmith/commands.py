@@ -6,16 +6,13 @@ The command line is made from these signatures (cli.py); heavy imports wait unti
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tailsmith.config import FitGeneratorConfig, RunConfig, SynthesisConfig, TrainConfig
 from tailsmith.files import to_json, write_json
-from tailsmith.text_tables import accuracy_text, arms_text, counted, dataset_text, plan_text
-
-if TYPE_CHECKING:
-    from tailsmith.data.dataset import Dataset
+from tailsmith.grid_config import GridConfig
+from tailsmith.text_tables import accuracy_text, arms_text, best_validation, dataset_text, plan_text, rendered_text
 
 Target = int | str | dict[str, int]
 
@@ -50,8 +47,9 @@ def demo(
 
 
 def inspect(
-    data: str,  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups
+    data: str = "",  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups, or a recipe's root
     *,
+    recipe: str | None = None,  # a published benchmark and its settings; without data its published counts are used
     target: Target | None = None,  # max, a number, or {name: number}: images per class or group; None = max
     per: str = "class",  # class | group
     generator: str = "mini-unclip",  # its image size and speed decide the cost
@@ -62,17 +60,23 @@ def inspect(
 ) -> None:
     """Counts, shots, groups and imbalance of a dataset, and what a plan would cost; generates nothing."""
     from tailsmith import stages
+    from tailsmith.data.benchmarks import published
     from tailsmith.data.counts import class_counts, describe, group_counts
+    from tailsmith.planning import to_add
+    from tailsmith.recipe import data_of, read_recipe
     from tailsmith.synthesis.cost import cost
 
-    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
+    if recipe is not None and not data:
+        dataset = published(read_recipe(recipe).benchmark)
+    else:
+        dataset = stages.load(data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed)
     described = describe(dataset)
     counts = group_counts(dataset) if per == "group" else class_counts(dataset)
     if target is not None or not counts.size or counts.min() < counts.max():
         wanted = "max" if target is None else target
-        to_add = _to_add(dataset, wanted, per)
-        spent = cost(sum(to_add.values()), generator, seconds_per_image, _NO_CONFIG.shard_size)
-        described["plan"] = {"target": wanted, "per": per, "to_add": to_add, **spent}
+        lacking = to_add(dataset, wanted, per)
+        spent = cost(sum(lacking.values()), generator, seconds_per_image, _NO_CONFIG.shard_size)
+        described["plan"] = {"target": wanted, "per": per, "to_add": lacking, **spent}
     if json:
         print(to_json(described))
         return
@@ -81,8 +85,9 @@ def inspect(
 
 
 def plan(
-    data: str,  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups
+    data: str = "",  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups, or a recipe's root
     *,
+    recipe: str | None = None,  # a published benchmark and its settings; a dry run needs no data, only its counts
     out: Path = Path("plan.parquet"),  # the plan
     target: Target = "max",  # max, a number, or {name: number}: images per class or group afterwards
     per: str = "class",  # class | group
@@ -97,13 +102,21 @@ def plan(
     """Write down one request per image that each class or group lacks; generates nothing."""
     from tailsmith import stages
     from tailsmith.classification.classifier import load_classifier
+    from tailsmith.planning import published_requests, to_add
+    from tailsmith.recipe import data_of, read_recipe
     from tailsmith.synthesis.cost import cost
 
     guide = load_classifier(classifier) if classifier else None
-    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
-    made = stages.plan(dataset, target, per=per, config=synthesis, generator=generator, classifier=guide)
-    spent = cost(len(made), generator, seconds_per_image, synthesis.shard_size)
-    print(plan_text({"target": target, "per": per, "to_add": _to_add(dataset, target, per), **spent}))
+    if dry_run and recipe is not None and not data:
+        benchmark = read_recipe(recipe).benchmark
+        print(f"{benchmark.name} as published: no image was looked for.")
+        requests, lacking = published_requests(benchmark, target, per=per, config=synthesis, generator=generator)
+    else:
+        dataset = stages.load(data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed)
+        made = stages.plan(dataset, target, per=per, config=synthesis, generator=generator, classifier=guide)
+        requests, lacking = len(made), to_add(dataset, target, per)
+    spent = cost(requests, generator, seconds_per_image, synthesis.shard_size)
+    print(plan_text({"target": target, "per": per, "to_add": lacking, **spent}))
     if dry_run:
         print("Dry run: nothing written.")
         return
@@ -125,11 +138,12 @@ def train(
     import torch
 
     from tailsmith import stages
+    from tailsmith.synthesis.shards import finished_images
 
     if (out / "config.json").exists():
         raise ValueError(f"{out} holds a classifier already; use another --out, or delete it to train again")
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
-    extra = _synthetic_images(synthetic, dataset) if synthetic else None
+    extra = finished_images(synthetic, dataset) if synthetic else None
     try:
         classifier = stages.train(dataset, extra, train, augmentation=augmentation)
     finally:
@@ -139,7 +153,7 @@ def train(
         return
     write_json(out / "history.json", classifier.history)
     classifier.save(out)
-    print(f"Validation accuracy (mean over classes): {_best(classifier.history)}")
+    print(f"Validation accuracy (mean over classes): {best_validation(classifier.history)}")
     print(f"Classifier: {out}")
 
 
@@ -156,17 +170,18 @@ def synthesize(
 ) -> None:
     """Make the images of a plan, shard by shard; the same command again goes on where it stopped."""
     from tailsmith import stages
-    from tailsmith.classification.classifier import load_classifier
+    from tailsmith.classification.classifier import load_classifier, on_accelerator
     from tailsmith.synthesis.requests import Plan
+    from tailsmith.synthesis.shards import chosen_shards, rendered
 
     if batch_size < 1:
         raise ValueError(f"batch_size should be at least 1, got {batch_size}")
     requests = Plan.read(plan)
     chosen = requests.shards if shards is None else chosen_shards(str(shards), requests.shards)
-    guide = load_classifier(classifier) if classifier else None
+    guide = on_accelerator(load_classifier(classifier)) if classifier else None
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
     stages.synthesize(requests, dataset, out, classifier=guide, batch_size=batch_size, shards=chosen)
-    print(_shards_text(out, chosen))
+    print(f"{rendered_text(rendered(out, chosen))}\nImages: {out}")
 
 
 def evaluate(
@@ -194,12 +209,15 @@ def run(
     config: RunConfig,
     *,
     out: Path,  # the run directory
+    recipe: str | None = None,  # a published benchmark and its settings; --data is then the root of its images
     command: str = "tailsmith run",
 ) -> None:
     """The whole recipe: train, plan, synthesize, retrain, evaluate, report; again, it goes on."""
     from tailsmith import experiment
+    from tailsmith.recipe import data_of
     from tailsmith.run_directory import RunDirectory
 
+    config = replace(config, data=data_of(recipe, config.data))
     report_path = experiment.run(config, out, command)
     directory = RunDirectory(out)
     print(arms_text({arm: directory.evaluation(arm) or {} for arm in config.arms}))
@@ -216,7 +234,7 @@ def report(
 
 
 def reproduce(
-    experiment: str,  # fashion-lt | fashion-groups | feedback-sweep
+    experiment: str,  # fashion-lt | fashion-groups | fashion-gradients | feedback-sweep
     *,
     out: Path,  # folder for the run directories
     results: Path,  # JSON file for the numbers
@@ -254,68 +272,24 @@ def fit_generator(
     print(f"Generator: {folder} (use it with --generator {folder})")
 
 
-# What the commands share.
+def grid(
+    data: str,  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups
+    config: GridConfig,
+    *,
+    out: Path,  # folder for the pictures, the page with sliders, and grid.json
+    classifier: Path | None = None,  # folder of the classifier that guides and judges; always needed
+    generator: str = "mini-unclip",  # a preset, a folder, or a hub id
+    batch_size: int = 64,  # images at a time
+    skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    data_seed: int = 0,  # the same as for training
+    command: str = "tailsmith grid",
+) -> None:
+    """Draw what guidance, feedback, dropout and conditioning change, all else equal; again, it goes on."""
+    if classifier is None:
+        raise ValueError(f"grid needs a classifier: run `tailsmith train {data} --out DIR`, then add --classifier DIR")
+    from tailsmith import load_classifier, stages
+    from tailsmith.grid import draw_grids
 
-
-def _to_add(dataset: Dataset, target: Target, per: str) -> dict[str, int]:
-    """Class or group -> how many images it lacks."""
-    from tailsmith import stages
-
-    names = dataset.group_names if per == "group" else dataset.class_names
-    return dict(zip(names, stages.missing(dataset, target, per).ravel().tolist(), strict=True))
-
-
-def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
-    """ "3", "0,1,2" or "0-9,12" -> shard numbers of the plan."""
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"shards should be numbers as in 3 or 0,1,2 or 0-9, got {text!r}")
-        chosen += range(int(first), int(last if dash else first) + 1)
-    unknown = [number for number in chosen if number not in known]
-    if unknown or not chosen:
-        got = unknown[0] if unknown else text
-        raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {got}")
-    return sorted(set(chosen))
-
-
-def _synthetic_images(folder: Path, dataset: Dataset) -> Dataset:
-    """The images of a folder whose plan is fulfilled; ValueError for half of a plan, or another dataset's."""
-    from tailsmith.synthesis.requests import Plan
-    from tailsmith.synthesis.worker import read_shards, shard_path, synthetic_dataset
-
-    requests = Plan.read(folder / "plan.parquet")
-    if tuple(requests.meta["class_names"]) != dataset.class_names:
-        raise ValueError(
-            f"the images in {folder} are of the classes {requests.meta['class_names']}, the data has "
-            f"{list(dataset.class_names)}; synthesize for this data"
-        )
-    there = [number for number in requests.shards if shard_path(folder, number).exists()]
-    if len(there) < len(requests.shards):
-        raise ValueError(
-            f"{folder} has {len(there)} of its plan's {len(requests.shards)} shards; "
-            "finish it with `tailsmith synthesize`"
-        )
-    return synthetic_dataset(read_shards(folder, requests), dataset)
-
-
-def _shards_text(folder: Path, shards: Sequence[int]) -> str:
-    """How many images, how fast, and what feedback skipped; reads two columns only."""
-    import pandas as pd
-    import pyarrow.parquet as pq
-
-    from tailsmith.synthesis.worker import shard_path
-
-    columns = ["seconds", "skipped_steps"]
-    parts = [pq.read_table(shard_path(folder, number), columns=columns).to_pandas() for number in shards]
-    made = pd.concat(parts, ignore_index=True)
-    return (
-        f"{counted(len(made), 'image')} in {counted(len(shards), 'shard')}, {made['seconds'].mean():.3g} s per image, "
-        f"{counted(int(made['skipped_steps'].sum()), 'feedback step')} skipped\nImages: {folder}"
-    )
-
-
-def _best(history: Sequence[dict[str, float]]) -> str:
-    scores = [entry["validation"] for entry in history if entry.get("validation") is not None]
-    return f"{max(scores):.1f} %" if scores else "none, the data has no validation images"
+    judge, dataset = load_classifier(classifier), stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
+    drawn = draw_grids(dataset, judge, out, config, generator=generator, batch_size=batch_size, command=command)
+    print(*drawn.figures, drawn.cells, drawn.page, sep="\n")

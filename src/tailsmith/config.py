@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
-from tailsmith.classification.train_config import TrainConfig
+from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 
 __all__ = [
     "FitGeneratorConfig",
     "RunConfig",
+    "SearchConfig",
     "StageConfig",
+    "StageTwoConfig",
     "SynthesisConfig",
     "TrainConfig",
     "from_dict",
@@ -24,17 +26,22 @@ class SynthesisConfig:
     """How each image is made; the defaults are the paper's where it states them."""
 
     conditioning: str = "image+text"  # text | image | image+text
-    embedding_dropout: float = 0.3  # share of the image embedding's entries set to zero (section 3.3)
+    conditioning_from: str = "group"  # real images of: group (of its class, where the group has none) | class
+    embedding_dropout: float = 0.7  # share of the image embedding's entries set to zero (section 3.3); LOG.md has why
     prompt: str = "{label}"  # "{label} in {attribute}" names the attribute
     display_names: dict[str, str] = field(default_factory=dict)  # class or attribute name -> words for the prompt
     guidance_scale: float | None = None  # gamma; None = the generator's own default
-    num_inference_steps: int = 30
+    num_inference_steps: int | None = None  # None = the generator's own default, 30 for most
     criterion: str | dict[str, float] = "entropy"  # a dict draws one per image, e.g. {"entropy": .5, "loss": .5}
     feedback_scale: float = 0.03  # omega; 0 = no feedback
     feedback_every: int = 5
     feedback_steps: tuple[int, ...] | None = None  # explicit steps instead of every n-th
     feedback_update: str = "latent"  # latent | score
-    feedback_through: str = "denoiser"  # denoiser | decoder
+    feedback_through: str = "denoiser"  # denoiser (exact) | denoiser-forward (one more forward pass) | decoder
+    feedback_decoder: str = "own"  # own | tiny | an AutoencoderTiny's folder or hub id: shows x0-hat to the classifier
+    feedback_decode_size: int | None = None  # pixels of that view's short side, by resizing the latents
+    feedback_reuse: bool = False  # follow the last gradient between guided steps too (appendix G.1)
+    feedback_checkpointing: bool = False  # less memory for the backward pass, more time
     feedback_views: int = 1  # average the criterion over this many random views of x0-hat
     shard_size: int = 256
     seed: int = 0
@@ -91,6 +98,30 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
+class SearchConfig:
+    """Every arm draws its learning rate and batch size at random, and validation accuracy chooses (App. G.3)."""
+
+    trials: int = 10
+    seeds: int = 5  # the chosen setting is trained and tested with this many training seeds
+    learning_rate: tuple[float, float] = (1e-4, 1e-2)  # log-uniform: 10 ** U(-4, -2)
+    batch_size: tuple[int, int] = (64, 128)  # log-uniform: 2 ** U(6, 7), rounded to an even number
+    seed: int = 0  # of the draws
+
+    def __post_init__(self) -> None:
+        for name in ("trials", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"search.{name} should be at least 1, got {getattr(self, name)}")
+        for name, least in (("learning_rate", 0), ("batch_size", 1)):
+            bounds = getattr(self, name)
+            if len(bounds) != 2 or not least < bounds[0] <= bounds[1]:
+                raise ValueError(
+                    f"search.{name} should be two numbers above {least}, the lower one first, got {list(bounds)}"
+                )
+        if self.seed < 0:
+            raise ValueError(f"search.seed should not be negative, got {self.seed}")
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One whole run: real images in, classifiers and a report out."""
 
@@ -106,6 +137,7 @@ class RunConfig:
     mixed: TrainConfig = field(  # real and synthetic, half of each mini-batch (section 4.1)
         default_factory=lambda: TrainConfig(steps=600, method="balanced_softmax", resampling="half_and_half")
     )
+    search: SearchConfig | None = None  # None: train each arm once, with the settings of `real` and `mixed`
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     batch_size: int = 64  # of synthesis
     study_scales: tuple[float, ...] = (0.0, 0.01, 0.02, 0.04)  # omegas at which a few samples are looked at
@@ -141,8 +173,9 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configur
     hints = get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
-        if is_dataclass(hints[key]) and isinstance(value, Mapping):
-            value = from_dict(hints[key], value, f"{where}.{key}")
+        nested = next((each for each in (hints[key], *get_args(hints[key])) if is_dataclass(each)), None)
+        if isinstance(nested, type) and isinstance(value, Mapping):
+            value = from_dict(nested, value, f"{where}.{key}")
         arguments[key] = tuple(value) if isinstance(value, list) else value
     try:
         return kind(**arguments)

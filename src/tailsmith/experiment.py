@@ -10,17 +10,16 @@ import yaml
 
 from tailsmith import stages
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.training import check_train_config
+from tailsmith.classification.training import check_train_config, untrained_classifier
 from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, from_dict
-from tailsmith.data.checks import check_conditionable
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.files import read_json, write_json
 from tailsmith.run_directory import RunDirectory, environment
 from tailsmith.run_report import write_run_report
 from tailsmith.sample_study import Study, study_samples
+from tailsmith.search import best_of_trials, over_seeds
 from tailsmith.synthesis.generators import generator_hash, load_generator, preset
-from tailsmith.synthesis.requests import check_config
 
 
 def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Path:
@@ -127,36 +126,47 @@ def synthesize_arm(
 def train_arm(
     directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, synthetic: Dataset | None
 ) -> Classifier:
-    """Train and test one arm unless it is there already."""
+    """Train and test one arm unless it is there already: once, or the best of a search and then over seeds."""
+    folder, training = directory.arm(arm), train_config(config, arm)
+
+    def fit(settings: TrainConfig, what: str = "") -> Classifier:
+        description = f"train: {arm} {what}".rstrip()
+        return stages.train(dataset, synthetic, settings, augmentation=config.augmentation, description=description)
+
+    def evaluate(trained: Classifier) -> dict[str, Any]:
+        return stages.evaluate(trained, dataset)
+
     classifier = directory.classifier(arm)
     if classifier is None:
         with directory.timed(f"train {arm}"):
-            classifier = stages.train(
-                dataset,
-                synthetic,
-                train_config(config, arm),
-                augmentation=config.augmentation,
-                description=f"train: {arm}",
-            )
-        write_json(directory.arm(arm) / "history.json", classifier.history)
-        classifier.save(directory.arm(arm) / "classifier")
+            if config.search is None:
+                classifier = fit(training)
+            else:
+                classifier = best_of_trials(config.search, training, fit, folder / "search")
+        write_json(folder / "history.json", classifier.history)
+        classifier.save(folder / "classifier")
     if directory.evaluation(arm) is None:
-        write_json(directory.arm(arm) / "evaluation.json", stages.evaluate(classifier, dataset))
+        table = evaluate(classifier)
+        if config.search is not None:
+            with directory.timed(f"train {arm}"):
+                result = over_seeds(config.search, training, fit, evaluate, table, folder / "search")
+            write_json(folder / "search.json", result)
+        write_json(folder / "evaluation.json", table)
     return classifier
 
 
 def _check(config: RunConfig, dataset: Dataset) -> None:
     """Everything that would only fail hours later."""
-    check_train_config(config.real)
-    check_train_config(config.mixed)
+    for training in (config.real, config.mixed):
+        check_train_config(training)
+        untrained_classifier(training, dataset.class_names)  # pretrained weights are there, and fit
+    if config.search is not None and not len(dataset.split("val")):
+        raise ValueError(f"dataset {dataset.name!r} has no validation images, and search selects on them alone")
     named_augmentation(config.augmentation)
     generator_hash(config.generator)
     for arm in config.arms:
         if ARMS[arm]["synthesis"] is not None:
-            synthesis = arm_synthesis(config, arm)
-            check_config(synthesis, dataset)
-            if synthesis.conditioning != "text":
-                check_conditionable(dataset)
+            stages.checked_settings(dataset, arm_synthesis(config, arm), config.generator)
             stages.missing(dataset, config.target, config.per)
     if not len(dataset.split("test")):
         raise ValueError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")

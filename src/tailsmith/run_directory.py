@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tailsmith.classification.classifier import Classifier, load_classifier
+from tailsmith.classification.classifier import Classifier, load_classifier, on_accelerator
 from tailsmith.config import RunConfig, to_dict
 from tailsmith.files import read_json, write_atomically, write_json
 
@@ -65,7 +65,7 @@ class RunDirectory:
     def classifier(self, arm: str) -> Classifier | None:
         """The trained classifier of an arm, None before it is whole (its config is written last)."""
         folder = self.arm(arm) / "classifier"
-        return load_classifier(folder) if (folder / "config.json").exists() else None
+        return on_accelerator(load_classifier(folder)) if (folder / "config.json").exists() else None
 
     def evaluation(self, arm: str) -> dict[str, Any] | None:
         path = self.arm(arm) / "evaluation.json"

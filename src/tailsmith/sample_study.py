@@ -26,7 +26,7 @@ from tailsmith.data.images import ImageArray
 from tailsmith.guidance.criteria import get_criterion
 from tailsmith.metrics.samples import agreement, frechet_distance
 from tailsmith.run_directory import RunDirectory
-from tailsmith.synthesis.generators import preset
+from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
@@ -117,15 +117,12 @@ def _measure(study: Study, eyes: Eyes, name: str, changes: dict[str, Any]) -> di
 
 
 def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
-    config = replace(study.config.synthesis, **changes)
+    config = settled(replace(study.config.synthesis, **changes), study.config.generator)
     counts = class_counts(study.dataset) if study.config.per == "class" else group_counts(study.dataset)
     wanted = np.zeros(counts.size, dtype=np.int64)
     wanted[rarest(study.dataset, study.config.per)] = PER_CLASS
-    scale = (
-        config.guidance_scale if config.guidance_scale is not None else preset(study.config.generator).guidance_scale
-    )
     meta = {"generator": study.config.generator, "study": name, "classifier_sha256": study.guide.sha256()}
-    plan = make_plan(study.dataset, wanted.reshape(counts.shape), config, guidance_scale=scale, meta=meta)
+    plan = make_plan(study.dataset, wanted.reshape(counts.shape), config, meta=meta)
     folder = study_folder(study.directory, name)
     stages.synthesize(
         plan,

@@ -15,7 +15,7 @@ from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.prediction import predict, predict_with_features
 from tailsmith.classification.training import train_classifier
 from tailsmith.config import SynthesisConfig, TrainConfig
-from tailsmith.data import embedded, readers
+from tailsmith.data import benchmarks, embedded, readers
 from tailsmith.data.checks import check_conditionable
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
@@ -23,20 +23,33 @@ from tailsmith.data.images import ImageArray
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.guidance.criteria import ClassGaussians, fit_class_gaussians
 from tailsmith.metrics.accuracy import accuracy_table
+from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
-from tailsmith.synthesis.generators import EMBEDDED, generator_hash, load_generator, preset
-from tailsmith.synthesis.requests import Plan, make_plan
+from tailsmith.synthesis.families import check_conditioning
+from tailsmith.synthesis.generators import (
+    EMBEDDED,
+    generator_family,
+    generator_hash,
+    load_decoder,
+    load_generator,
+)
+from tailsmith.synthesis.presets import settled
+from tailsmith.synthesis.requests import Plan, check_config, make_plan
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset, write_shard
 
 
 def load(path: str | Path, *, skip_corrupt: bool = False, seed: int = 0) -> Dataset:
-    """An image folder, CSV or Parquet file, or an embedded task ("fashion-lt", "fashion-groups"), checked.
+    """An image folder, CSV or Parquet file, embedded task ("fashion-lt", "fashion-groups"), or RECIPE:ROOT, checked.
 
-    `seed` decides which images an embedded task draws and how a dataset without val or test is split. Raises ValueError
-    for anything wrong with the data; with `skip_corrupt` unreadable images are logged and left out.
+    "imagenet-lt:/data/imagenet" is the recipe's benchmark below that root. `seed` decides which images an embedded task
+    draws and how a dataset without val or test is split. Raises ValueError for anything wrong with the data; with
+    `skip_corrupt` unreadable images are logged and left out.
     """
     if str(path) in embedded.TASKS:
         return embedded.load_embedded(str(path), seed=seed)
+    if (named := split_data(str(path))) is not None:
+        recipe, root = named
+        return benchmarks.read(read_recipe(recipe).benchmark, root, skip_corrupt=skip_corrupt)
     return readers.load(path, skip_corrupt=skip_corrupt, seed=seed)
 
 
@@ -69,9 +82,10 @@ def train(
         groups=rows.groups,
     )
     history: list[dict[str, float]] = []
-    bar = tqdm(records, total=config.steps, desc=description, leave=False)
+    bar = tqdm(records, desc=description, leave=False)
     classifier: Classifier | None = None
     for record in bar:
+        bar.total = record.steps
         if record.validation is not None:
             history.append({"step": record.step, "loss": record.loss, "validation": record.validation})
             bar.set_postfix(loss=f"{record.loss:.3f}", validation=f"{record.validation:.1f}%")
@@ -94,9 +108,7 @@ def plan(
 
     Name the classifier that will guide where its hash should be part of the plan.
     """
-    config = config or SynthesisConfig()
-    if config.conditioning != "text":
-        check_conditionable(dataset)
+    config = checked_settings(dataset, config or SynthesisConfig(), str(generator))
     if classifier is not None:
         _check_classes(classifier, dataset, "plan for the data it was trained on")
     lacking = missing(dataset, target, per)
@@ -108,8 +120,18 @@ def plan(
         "generator_sha256": generator_hash(str(generator)),
         "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
     }
-    scale = config.guidance_scale if config.guidance_scale is not None else preset(str(generator)).guidance_scale
-    return make_plan(dataset, lacking, config, guidance_scale=scale, meta=meta)
+    return make_plan(dataset, lacking, config, meta=meta)
+
+
+def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) -> SynthesisConfig:
+    """The settings with the generator's own defaults; ValueError for what can't work, before anything is planned."""
+    config = settled(config, generator)
+    check_config(config, dataset)
+    if config.conditioning != "text":
+        check_conditionable(dataset)
+    if (known := generator_family(generator)) is not None:
+        check_conditioning(*known, [config.conditioning])
+    return config
 
 
 def missing(dataset: Dataset, target: Target, per: str) -> npt.NDArray[np.int64]:
@@ -148,9 +170,12 @@ def synthesize(
     if unfinished:
         pipe = pipe if pipe is not None else load_generator(plan.meta["generator"])
         gaussians = _gaussians(plan, dataset, classifier)
-        worker = Worker(pipe, dataset.split("train"), classifier, gaussians, batch_size)
-        total = sum(len(plan.shard(number)) for number in mine)
-        done = total - sum(len(plan.shard(number)) for number in unfinished)
+        decoder = load_decoder(
+            plan.meta["synthesis"]["feedback_decoder"], plan.meta["generator"], device=pipe.device, dtype=pipe.dtype
+        )
+        worker = Worker(pipe, dataset.split("train"), classifier, gaussians, batch_size, decoder)
+        total = sum(map(plan.shard_size, mine))
+        done = total - sum(map(plan.shard_size, unfinished))
         with tqdm(total=total, initial=done, desc=description, unit="image") as bar:
             for number in unfinished:
                 _render_shard(worker, plan, number, out, bar)
@@ -177,6 +202,13 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
         train_group_counts=group_counts(dataset) if dataset.attribute_names else None,
         bootstrap=bootstrap,
     )
+
+
+def class_gaussians(dataset: Dataset, classifier: Any) -> ClassGaussians:
+    """What hardness needs: Gaussians of the classifier's features of the real training images, one per class."""
+    training = dataset.split("train")
+    _, features = predict_with_features(classifier, ImageArray(training, getattr(classifier, "image_size", 224)))
+    return fit_class_gaussians(np.asarray(features), training.labels, len(dataset.class_names))
 
 
 def _default_size(config: TrainConfig) -> int:
@@ -226,9 +258,7 @@ def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians 
     """Class Gaussians of the real training features, where the plan's criteria include hardness."""
     if classifier is None or not (plan.table["criterion"] == "hardness").any():
         return None
-    training = dataset.split("train")
-    _, features = predict_with_features(classifier, ImageArray(training, getattr(classifier, "image_size", 224)))
-    return fit_class_gaussians(np.asarray(features), training.labels, len(dataset.class_names))
+    return class_gaussians(dataset, classifier)
 
 
 def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) -> None:

@@ -46,21 +46,32 @@ def plan_text(plan: Mapping[str, Any] | None, *, names: bool = True) -> str:
     """What would be made (`names`: for which class or group), and what that takes; None = nothing to add."""
     if plan is None:
         return "Plan: all counts are equal already; give --target N to go above them."
-    target = plan["target"] if isinstance(plan["target"], str | int) else "of your own"
-    made = f"{counted(plan['images'], 'image')} to add in {counted(plan['shards'], 'shard')}"
-    lines = [f"Plan: target {target} per {plan['per']}, {made}"]
+    target = f"{plan['target']:,}" if isinstance(plan["target"], int) else plan["target"]
+    named = target if isinstance(target, str) else "of your own"
+    made = f"{counted(plan['images'], 'request')} for an image each in {counted(plan['shards'], 'shard')}"
+    lines = [f"Plan: target {named} per {plan['per']}, {made}"]
     if names:
         rows = [(f"  {name}", f"+{count:,}") for name, count in plan["to_add"].items() if count]
-        lines.append(aligned(rows[:LISTED]))
+        lines += [aligned(rows[:LISTED])] if rows else []
         if len(rows) > LISTED:
             lines.append(f"  ... and {len(rows) - LISTED:,} more")
     if plan["hours"] is None:
         lines.append(f"Time with {plan['generator']}: unknown; give --seconds-per-image")
     else:
         each = f"{plan['seconds_per_image']:.3g} s per image"
-        lines.append(f"Time with {plan['generator']}: about {_duration(plan['hours'])} at {each}")
+        assumed = f", as {plan['measured']}; give --seconds-per-image for yours" if plan["measured"] else ""
+        duration = _duration(plan["hours"], plan["unit"])
+        lines.append(f"Time with {plan['generator']}: about {duration} at {each}{assumed}")
     lines.append(f"Disk: about {_bytes(plan['bytes'])}")
     return "\n".join(lines)
+
+
+def rendered_text(made: Mapping[str, Any]) -> str:
+    """Of `synthesis.shards.rendered`: how many images, how fast, and what feedback skipped."""
+    return (
+        f"{counted(made['images'], 'image')} in {counted(made['shards'], 'shard')}, "
+        f"{made['seconds_per_image']:.3g} s per image, {counted(made['skipped_steps'], 'feedback step')} skipped"
+    )
 
 
 def accuracy_text(table: Mapping[str, Any], split: str) -> str:
@@ -75,6 +86,12 @@ def accuracy_text(table: Mapping[str, Any], split: str) -> str:
     rows.append(("", "", "", ""))
     rows += [(name, *_cell(cell)) for name, cell in table["classes"].items()]
     return aligned(rows)
+
+
+def best_validation(history: Sequence[Mapping[str, float]]) -> str:
+    """The best accuracy on validation images of a training history."""
+    scores = [entry["validation"] for entry in history if entry.get("validation") is not None]
+    return f"{max(scores):.1f} %" if scores else "none, the data has no validation images"
 
 
 def arms_text(arms: Mapping[str, Mapping[str, Any]]) -> str:
@@ -123,10 +140,10 @@ def _number(value: float | None) -> str:
     return MISSING if value is None or math.isnan(value) else f"{value:.1f}"
 
 
-def _duration(hours: float) -> str:
+def _duration(hours: float, unit: str) -> str:
     if hours < 1 / 60:
         return f"{hours * 3600:.0f} seconds"
-    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.1f} hours"
+    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.1f} {unit}"
 
 
 def _bytes(count: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,17 +28,23 @@ class Backbone:
     image_size: int
 
 
-def create_backbone(name: str, num_classes: int, pretrained: bool = False, image_size: int | None = None) -> Backbone:
+def create_backbone(
+    name: str,
+    num_classes: int,
+    pretrained: bool = False,
+    image_size: int | None = None,  # None = the model's own
+    pretrained_file: str | None = None,  # pretrained weights from here instead of the hub
+) -> Backbone:
     """`resnet-small` or a timm model; its random weights come from torch's global generator.
 
-    `image_size=None` is the model's own. ValueError for an unknown name (with close matches), a size that the
-    model can't take, and pretrained weights that don't exist or can't be fetched.
+    ValueError for an unknown name (with close matches), a size that the model can't take, and pretrained weights that
+    don't exist, don't fit or can't be fetched.
     """
     if num_classes < 1:
         raise ValueError(f"a backbone needs at least one class, got num_classes={num_classes}")
     if name != RESNET_SMALL:
-        return _timm_backbone(name, num_classes, pretrained, image_size)
-    if pretrained:
+        return _timm_backbone(name, num_classes, pretrained, image_size, pretrained_file)
+    if pretrained or pretrained_file:
         raise ValueError(f"{RESNET_SMALL} has no pretrained weights: set pretrained=False or name a timm model")
     module = SmallResNet(num_classes).to(memory_format=torch.channels_last)  # 1.4 x as fast on CPU
     return Backbone(module, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), image_size=image_size or 32)
@@ -105,19 +112,47 @@ def check_backbone(name: str) -> None:
 
     if not timm.is_model(name):
         raise ValueError(_unknown_name(name, timm.list_models()))
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # the tag behind the dot
+        known = ", ".join(timm.list_pretrained(name.partition(".")[0]))
+        raise ValueError(f"unknown weights in backbone {name!r}: expected one of {known or 'none'}") from error
 
 
-def _timm_backbone(name: str, num_classes: int, pretrained: bool, image_size: int | None) -> Backbone:
+def last_layer(module: nn.Module) -> nn.Linear:
+    """The linear layer of a backbone that makes logits of its features; ValueError where there is none."""
+    layer = module.head if isinstance(module, SmallResNet) else None
+    if isinstance(module, TimmBackbone):
+        layer = module.model.get_classifier()
+    if not isinstance(layer, nn.Linear):
+        raise ValueError(
+            f"stage_two trains a last linear layer, and this backbone ends in {type(layer).__name__}; choose another "
+            "backbone, or stage_two=None"
+        )
+    return layer
+
+
+def _timm_backbone(
+    name: str, num_classes: int, pretrained: bool, image_size: int | None, pretrained_file: str | None
+) -> Backbone:
     import timm
 
     check_backbone(name)
+    weights: dict[str, Any] = {"pretrained": pretrained}
+    if pretrained_file:
+        path = Path(pretrained_file).expanduser()
+        if not path.is_file():
+            raise ValueError(f"pretrained_file {path} is no file; {_where_weights_are(name)}")
+        weights = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
     try:
-        model = timm.create_model(name, num_classes=num_classes, pretrained=pretrained)
-    except (OSError, RuntimeError) as error:
-        if not pretrained:
+        model = timm.create_model(name, num_classes=num_classes, **weights)
+    except Exception as error:  # the hub's client raises errors of half a dozen libraries
+        if not weights["pretrained"]:
             raise
+        reason = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        source = pretrained_file or "the hub"
         raise ValueError(
-            f"no pretrained weights for {name}: {error}; connect to the hub, or set pretrained=False"
+            f"no pretrained weights for {name} from {source} ({reason}); {_where_weights_are(name)}"
         ) from error
     if not has_timm_interface(model):
         raise ValueError(f"{name} has no forward_features and forward_head in this timm; choose another backbone")
@@ -127,6 +162,19 @@ def _timm_backbone(name: str, num_classes: int, pretrained: bool, image_size: in
         raise ValueError(f"{name} takes images of size {own_size} only, got image_size={image_size}")
     mean, std = tuple(settings["mean"]), tuple(settings["std"])
     return Backbone(TimmBackbone(model), mean, std, image_size or own_size)
+
+
+def _where_weights_are(name: str) -> str:
+    """What to do about pretrained weights: which they are, and how to do without the hub."""
+    import timm
+
+    found = timm.get_pretrained_cfg(name)
+    if found is None or not found.hf_hub_id:
+        return f"timm has none for {name}: choose another backbone, or set pretrained=False"
+    return (
+        f"connect to the hub, or fetch https://huggingface.co/{found.hf_hub_id}/resolve/main/model.safetensors "
+        "elsewhere and name the file in pretrained_file, or set pretrained=False"
+    )
 
 
 def _unknown_name(name: str, known: list[str]) -> str:

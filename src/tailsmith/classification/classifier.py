@@ -114,6 +114,13 @@ def load_classifier(folder: str | Path) -> Classifier:
     ).eval()
 
 
+def on_accelerator(classifier: Classifier) -> Classifier:
+    """Where training leaves a classifier: on the machine's accelerator, if it has one."""
+    if not torch.accelerator.is_available():
+        return classifier
+    return classifier.to(torch.accelerator.current_accelerator())
+
+
 def wrap_classifier(
     module: nn.Module,
     *,

@@ -85,6 +85,15 @@ RESAMPLING: dict[str, Resampling] = {
 }
 
 
+def epoch_rows(resampling: str, is_synthetic: npt.NDArray[np.bool_]) -> int:
+    """Rows that an epoch draws: as many as there are; half and half as many as show each real image once.
+
+    The real half decides there, because the other half is as long as whoever synthesizes likes: an epoch of a real-only
+    training and one with any number of synthetic images show the real images equally often.
+    """
+    return int(2 * (~is_synthetic).sum() if resampling == "half_and_half" else len(is_synthetic))
+
+
 def class_shares(pools: Sequence[Rows], labels: Rows, num_classes: int) -> npt.NDArray[np.float64]:
     """The expected share [C] of each class in a mini-batch: pools count alike, and rows within a pool."""
     within = [np.bincount(labels[pool], minlength=num_classes) / len(pool) for pool in pools]

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StageTwoConfig:
+    """The last layer alone is trained on, upon the frozen backbone, as on Places-LT (App. G.4; Ren et al., 2020)."""
+
+    steps: int = 500
+    epochs: int | None = None  # instead of steps: passes over the training images, counted as in the first stage
+    batch_size: int = 512
+    learning_rate: float = 0.1  # falls as a cosine, without warm-up
+    weight_decay: float = 5e-4
+    method: str = "balanced_softmax"  # erm | balanced_softmax
+    sampler: str = "meta"  # how each pool of `resampling` hands out its images: uniform | meta (learned, per class)
+    init_pow: float = 0.3  # of the meta sampler: a class starts with a weight of its share ** -init_pow
+    meta_batch_size: int = 512  # of the meta sampler: class-balanced training images on which a step is judged
+    meta_learning_rate: float = 1e-3  # of the meta sampler: Adam's
+
+    def __post_init__(self) -> None:
+        above_zero = ("steps", "epochs", "batch_size", "learning_rate", "meta_batch_size", "meta_learning_rate")
+        _check_above_zero(self, above_zero, "stage_two.")
+        _check_not_negative(self, ("weight_decay", "init_pow"), "stage_two.")
+        if self.sampler not in ("uniform", "meta"):
+            raise ValueError(f"unknown stage_two.sampler {self.sampler!r}: expected one of uniform, meta")
 
 
 @dataclass(frozen=True)
@@ -11,12 +35,14 @@ class TrainConfig:
 
     backbone: str = "resnet-small"  # or the name of a timm model
     pretrained: bool = False  # timm's weights from the hub
+    pretrained_file: str | None = None  # pretrained weights from this file instead of the hub
     image_size: int | None = None  # pixels; None = the backbone's own
     method: str = "erm"  # erm | balanced_softmax
     alpha: float = 1.0  # weight of the method's loss against cross-entropy (Appendix F)
     prior: str = "per_source"  # of balanced softmax: per_source | effective (what batches hold) | combined | real
     resampling: str = "uniform"  # uniform | half_and_half (real, synthetic) | class_balanced | group_balanced
     steps: int = 1500
+    epochs: int | None = None  # instead of steps: passes over the images; half_and_half: over the real images
     batch_size: int = 128  # over all processes together
     learning_rate: float = 0.1  # the peak
     warmup_fraction: float = 0.05  # of the steps, linear from 0
@@ -27,15 +53,12 @@ class TrainConfig:
     ema_decay: float = 0.0  # 0 = off; else averaged weights are what is evaluated and selected
     evaluate_every: int = 100  # steps between looks at the validation images; the last step is always one
     precision: str = "fp32"  # fp32 | bf16 (autocast)
+    stage_two: StageTwoConfig | None = None  # then train the last layer alone; None = one stage
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "learning_rate", "evaluate_every"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} should be above 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} should not be negative, got {getattr(self, name)}")
+        _check_above_zero(self, ("steps", "epochs", "batch_size", "learning_rate", "evaluate_every"))
+        _check_not_negative(self, ("weight_decay", "seed"))
         for name in ("alpha", "warmup_fraction", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} should be in 0..1, got {getattr(self, name)}")
@@ -44,3 +67,35 @@ class TrainConfig:
                 raise ValueError(f"{name} should be at least 0 and below 1, got {getattr(self, name)}")
         if self.resampling == "half_and_half" and self.batch_size % 2:
             raise ValueError(f"resampling 'half_and_half' needs an even batch_size, got {self.batch_size}")
+        if self.stage_two is not None:
+            self._check_stage_two(self.stage_two)
+
+    def _check_stage_two(self, second: StageTwoConfig) -> None:
+        """What of the second stage can't go with the rest."""
+        if self.resampling == "half_and_half" and second.batch_size % 2:
+            raise ValueError(f"resampling 'half_and_half' needs an even stage_two.batch_size, got {second.batch_size}")
+        if second.sampler != "meta":
+            return
+        if self.resampling in ("class_balanced", "group_balanced"):
+            raise ValueError(
+                f"stage_two.sampler 'meta' learns how often a class is drawn, but resampling {self.resampling!r} "
+                "settles it; use resampling 'uniform' or 'half_and_half', or stage_two.sampler 'uniform'"
+            )
+        if self.prior == "effective" and second.method == "balanced_softmax":
+            raise ValueError(
+                "prior 'effective' is what batches hold, which stage_two.sampler 'meta' changes at every step; use "
+                "prior 'per_source', 'combined' or 'real', or stage_two.sampler 'uniform'"
+            )
+
+
+def _check_above_zero(config: object, names: Sequence[str], prefix: str = "") -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > 0:
+            raise ValueError(f"{prefix}{name} should be above 0, got {value}")
+
+
+def _check_not_negative(config: object, names: Sequence[str], prefix: str = "") -> None:
+    for name in names:
+        if getattr(config, name) < 0:
+            raise ValueError(f"{prefix}{name} should not be negative, got {getattr(config, name)}")

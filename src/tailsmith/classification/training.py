@@ -1,4 +1,4 @@
-"""The training loop, a generator of step records: the caller logs, draws and saves.
+"""Training in one stage or two, a generator of step records: the caller logs, draws and saves.
 
 Runs in one process, or under torchrun with one per GPU (gloo on CPUs). Every process then takes its slice of
 the same global batches: the result is that of one process up to floating-point noise, batch norm (each
@@ -8,66 +8,45 @@ process may train several times: who started it ends it, with `torch.distributed
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from accelerate import Accelerator
-from torch import Tensor
 
-from tailsmith.classification.backbones import check_backbone, create_backbone
+from tailsmith.classification.backbones import check_backbone, create_backbone, last_layer
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.losses import LOSSES, PRIOR_KINDS, mixture, source_priors
-from tailsmith.classification.optimization import average_decay, learning_rate_at, sgd, update_average
-from tailsmith.classification.prediction import (
-    Indexable,
-    check_images,
-    class_hits,
-    mean_class_accuracy,
-    predict,
-    predict_with_features,
-    to_unit_range,
+from tailsmith.classification.prediction import Indexable, check_images, predict, predict_with_features
+from tailsmith.classification.resampling import RESAMPLING, Rows, class_shares, epoch_rows
+from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
+from tailsmith.classification.training_loop import (
+    Augment,
+    BatchLoss,
+    Diverged,
+    Examples,
+    LearnedDraws,
+    Selection,
+    Stage,
+    StepRecord,
+    head_alone,
+    run_stage,
 )
-from tailsmith.classification.resampling import RESAMPLING, Rows, batches, class_shares
-from tailsmith.classification.train_config import TrainConfig
 
 __all__ = [
     "TrainConfig",
+    "StageTwoConfig",
     "StepRecord",
+    "Diverged",
     "train_classifier",
     "check_train_config",
+    "untrained_classifier",
     "predict",
     "predict_with_features",
 ]
-
-Augment = Callable[[Tensor, torch.Generator], Tensor]  # float [B, 3, H, W] in [0, 1] -> the same
-BatchLoss = Callable[[Tensor, Tensor, Rows], Tensor]  # logits [B, C], labels [B], training rows [B] -> [B]
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One step; the last record carries the classifier."""
-
-    step: int  # 1..steps
-    steps: int
-    loss: float  # mean over the global batch
-    learning_rate: float
-    validation: float | None  # mean class accuracy in %, where the step was evaluated
-    classifier: Classifier | None  # on the last step: the one selected on validation, in evaluation mode
-
-
-@dataclass(frozen=True)
-class Examples:
-    """Images and their labels, checked."""
-
-    images: Indexable
-    labels: Rows  # [n]
 
 
 def train_classifier(
@@ -83,6 +62,7 @@ def train_classifier(
 ) -> Iterator[StepRecord]:
     """Train on real and synthetic rows; select by mean class accuracy on validation (of equals the later).
 
+    With `config.stage_two` the classifier selected so far gets its last layer trained on, and the selection goes on.
     Bad input is a ValueError here, before the first step; a loss that is no longer finite is one there.
     """
     check_train_config(config)
@@ -93,8 +73,18 @@ def train_classifier(
     if held_out is not None:
         _check_trained_classes(train.labels, held_out.labels, class_names)
     pools = RESAMPLING[config.resampling](train.labels, grouped, synthetic)
-    loss = _loss(config, train.labels, synthetic, pools, len(class_names))
-    return _steps(config, _new_classifier(config, class_names), train, pools, loss, held_out, augment)
+
+    def stage(own: TrainConfig, learned_draws: LearnedDraws | None = None) -> Stage:
+        """A stage with the same images as all."""
+        own = replace(own, steps=_steps(own, synthetic))
+        loss = _loss(own, train.labels, synthetic, pools, len(class_names))
+        return Stage(own, train, pools, loss, held_out, augment, learned_draws)
+
+    stages = [stage(config)]
+    if config.stage_two is not None:
+        draws = LearnedDraws(config.stage_two, _judges(train.labels, synthetic))
+        stages.append(stage(_second(config, config.stage_two), draws if config.stage_two.sampler == "meta" else None))
+    return _run(stages, untrained_classifier(config, class_names))
 
 
 def check_train_config(config: TrainConfig) -> None:
@@ -106,101 +96,27 @@ def check_train_config(config: TrainConfig) -> None:
         "resampling": RESAMPLING,
         "precision": ("fp32", "bf16"),
     }
+    chosen = {name: getattr(config, name) for name in choices}
+    if config.stage_two is not None:
+        choices["stage_two.method"], chosen["stage_two.method"] = LOSSES, config.stage_two.method
     for name, known in choices.items():
-        if getattr(config, name) not in known:
-            raise ValueError(f"unknown {name} {getattr(config, name)!r}: expected one of {', '.join(known)}")
+        if chosen[name] not in known:
+            raise ValueError(f"unknown {name} {chosen[name]!r}: expected one of {', '.join(known)}")
 
 
-def _steps(
-    config: TrainConfig,
-    classifier: Classifier,
-    train: Examples,
-    pools: list[Rows],
-    loss: BatchLoss,
-    validation: Examples | None,
-    augment: Augment | None,
-) -> Iterator[StepRecord]:
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
-    model, optimizer = accelerator.prepare(classifier, sgd(config, classifier))
-    average = copy.deepcopy(classifier) if config.ema_decay else classifier
-    selected, best = classifier, -math.inf
-    order = batches(pools, config.batch_size, config.steps, _generator(config.seed))
-    for step, rows in enumerate(order, start=1):
-        rate = optimizer.param_groups[0]["lr"] = learning_rate_at(step, config)
-        draws = _generator(config.seed, step, accelerator.process_index)
-        mine = _own(rows, accelerator)
-        batch, labels = _batch(train, mine, augment, draws, accelerator.device)
-        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            logits, _ = model(batch)
-        # Processes average their gradients, so each scales its sum: their slices may differ by one image
-        value = loss(logits.float(), labels, mine).sum() * accelerator.num_processes / config.batch_size
-        optimizer.zero_grad()
-        accelerator.backward(value)
-        optimizer.step()
-        mean = _finite(float(accelerator.reduce(value.detach(), reduction="mean")), step, config)
-        if config.ema_decay:
-            update_average(average, classifier, average_decay(step, config.ema_decay))
-        score, last = None, step == config.steps
-        if last or step % config.evaluate_every == 0:
-            score = _validate(average, validation, accelerator)
-            if score is None or score >= best:
-                selected, best = copy.deepcopy(average), -math.inf if score is None else score
-        yield StepRecord(step, config.steps, mean, rate, score, _finished(selected) if last else None)
+def untrained_classifier(config: TrainConfig, class_names: Sequence[str]) -> Classifier:
+    """Random or pretrained weights; the global generators stay as they were.
 
-
-def _batch(
-    train: Examples, rows: Rows, augment: Augment | None, draws: torch.Generator, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Images float [b, 3, S, S] in [0, 1] and labels [b], on `device`."""
-    images = to_unit_range(train.images[rows], device)
-    labels = torch.from_numpy(train.labels[rows]).to(device)
-    return (augment(images, draws) if augment else images), labels
-
-
-def _validate(classifier: Classifier, validation: Examples | None, accelerator: Accelerator) -> float | None:
-    """Mean class accuracy in %, each process predicting its part; None without validation images."""
-    if accelerator.num_processes > 1:
-        for buffer in classifier.buffers():
-            torch.distributed.broadcast(buffer, src=0)
-    if validation is None:
-        return None
-    rows = _own(np.arange(len(validation.labels)), accelerator)
-    logits = predict(classifier, validation.images, rows=rows)
-    predicted = logits.argmax(1).numpy()
-    hits = torch.from_numpy(class_hits(predicted, validation.labels[rows], len(classifier.class_names)))
-    return mean_class_accuracy(accelerator.reduce(hits.to(accelerator.device), reduction="sum").cpu().numpy())
-
-
-def _own(rows: Rows, accelerator: Accelerator) -> Rows:
-    """This process' contiguous slice."""
-    mine: Rows = np.array_split(rows, accelerator.num_processes)[accelerator.process_index]
-    return mine
-
-
-def _finished(classifier: Classifier) -> Classifier:
-    classifier.zero_grad()
-    return classifier.eval()
-
-
-def _finite(loss: float, step: int, config: TrainConfig) -> float:
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"training diverged: loss {loss} at step {step}; lower learning_rate, now {config.learning_rate}"
-        )
-    return loss
-
-
-def _generator(*seeds: int) -> torch.Generator:
-    """A stream of its own for each tuple of seeds."""
-    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0]))
-
-
-def _new_classifier(config: TrainConfig, class_names: Sequence[str]) -> Classifier:
-    """Random weights from the seed; the global generators stay as they were."""
+    ValueError for a backbone that can't be had so: weights out of reach, another image size, no last linear layer for a
+    second stage.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would reseed GPUs as well
-        backbone = create_backbone(config.backbone, len(class_names), config.pretrained, config.image_size)
+        backbone = create_backbone(
+            config.backbone, len(class_names), config.pretrained, config.image_size, config.pretrained_file
+        )
+    if config.stage_two is not None:
+        last_layer(backbone.module)
     return Classifier(
         backbone.module,
         class_names=class_names,
@@ -209,6 +125,56 @@ def _new_classifier(config: TrainConfig, class_names: Sequence[str]) -> Classifi
         std=backbone.std,
         backbone_name=config.backbone,
     )
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Stages.
+
+
+def _run(stages: Sequence[Stage], classifier: Classifier) -> Iterator[StepRecord]:
+    """All that follow the first train the last layer of the classifier selected before them."""
+    selection, done, total = Selection(classifier), 0, sum(stage.config.steps for stage in stages)
+    for number, stage in enumerate(stages):
+        trained = head_alone(selection.classifier) if number else classifier
+        yield from run_stage(stage, trained, selection, done, total)
+        done += stage.config.steps
+
+
+def _second(config: TrainConfig, second: StageTwoConfig) -> TrainConfig:
+    """The first stage's configuration with what the second has of its own, and other draws."""
+    return replace(
+        config,
+        steps=second.steps,
+        epochs=second.epochs,
+        batch_size=second.batch_size,
+        learning_rate=second.learning_rate,
+        warmup_fraction=0.0,
+        weight_decay=second.weight_decay,
+        method=second.method,
+        ema_decay=0.0,
+        seed=int(np.random.SeedSequence((config.seed, 2)).generate_state(1)[0]),
+    )
+
+
+def _steps(config: TrainConfig, is_synthetic: npt.NDArray[np.bool_]) -> int:
+    """The last batch of an epoch may reach into the next, so that none is smaller."""
+    if config.epochs is None:
+        return config.steps
+    return config.epochs * -(-epoch_rows(config.resampling, is_synthetic) // config.batch_size)
+
+
+def _judges(labels: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:
+    """Per class its real training rows, or its synthetic ones where it has no real: the meta sampler's meta set.
+
+    Ren et al. took the validation images of Places-LT. Validation selects the classifier here, and what the draws were
+    fitted to could no longer do that.
+    """
+    judges = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        real = rows[~is_synthetic[rows]]
+        judges.append(real if len(real) else rows)
+    return judges
 
 
 def _loss(

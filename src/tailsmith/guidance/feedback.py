@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -13,11 +13,12 @@ from tailsmith.guidance.guided_step import Classifier, FeedbackRecord, GuidedSte
 from tailsmith.guidance.hook import Hook
 from tailsmith.guidance.latents import Decoder, get_decoder
 from tailsmith.guidance.schedulers import check_scheduler
+from tailsmith.guidance.tangent import denoiser_of
 
 __all__ = ["Classifier", "FeedbackRecord", "Skip", "check_options", "feedback"]
 
 UPDATES = ("latent", "score")
-THROUGH = ("denoiser", "decoder")
+THROUGH = ("denoiser", "denoiser-forward", "decoder")
 
 
 @contextmanager
@@ -49,8 +50,8 @@ def feedback(
     `labels`: the class of each image of the batch, in the pipeline's order (several per prompt included).
     `update`: "latent" moves x_t by scale * ||x_t|| * g / ||g|| as the official code does; "score" adds
     scale * g to the score (Eq. 3, unnormalised).
-    `through`: "denoiser" is the exact gradient; "decoder" stops at x0-hat and saves the denoiser's backward
-    pass (as MPGD).
+    `through`: "denoiser" is the exact gradient, by a backward pass; "denoiser-forward" approximates it by one more
+    forward pass of the conditional branch, and keeps no graph (tangent.py); "decoder" stops at x0-hat (as MPGD).
     `decoder`: a cheaper autoencoder for the classifier's view of x0-hat, e.g. AutoencoderTiny; the pipeline still
     decodes its images with its own. `decode_size`: pixels of that view's short side, by resizing the latents.
     `reuse`: follow the last gradient at the steps in between as well (appendix G.1).
@@ -83,7 +84,11 @@ def feedback(
         yield guide.record
         return
     hook = Hook(pipe, guide, _guided_steps(every, steps), reuse, max(steps) if steps else None)
-    with _frozen(pipe, classifier, decoder), _checkpointed(decode if checkpointing else None), _attached(hook):
+    with ExitStack() as stack:
+        stack.enter_context(_frozen(pipe, classifier, decoder))
+        stack.enter_context(_kept_on_device(decode))
+        stack.enter_context(_checkpointed(decode if checkpointing else None))
+        stack.enter_context(_attached(hook))
         yield guide.record
 
 
@@ -129,9 +134,24 @@ def _frozen(pipe: Any, classifier: Classifier, decoder: torch.nn.Module | None) 
 
 
 @contextmanager
+def _kept_on_device(decode: Decoder) -> Iterator[None]:
+    """Under model offloading the autoencoder's call sends the denoiser away, which the backward pass still needs."""
+    offloading = getattr(decode.autoencoder, "_hf_hook", None)
+    before = getattr(offloading, "prev_module_hook", None)
+    if offloading is None or before is None:
+        yield
+        return
+    try:
+        offloading.prev_module_hook = None
+        yield
+    finally:
+        offloading.prev_module_hook = before
+
+
+@contextmanager
 def _checkpointed(decode: Decoder | None) -> Iterator[None]:
     """Gradient checkpointing of the denoiser and the decoder where they have it and it was off."""
-    parts = [] if decode is None else [*(getattr(decode.pipe, name, None) for name in DENOISERS), decode.autoencoder]
+    parts = [] if decode is None else [denoiser_of(decode.pipe), decode.autoencoder]
     able = [each for each in parts if getattr(each, "_supports_gradient_checkpointing", False)]
     switched = [each for each in able if not each.is_gradient_checkpointing]
     try:
@@ -141,9 +161,6 @@ def _checkpointed(decode: Decoder | None) -> Iterator[None]:
     finally:
         for module in switched:
             module.disable_gradient_checkpointing()
-
-
-DENOISERS = ("unet", "transformer")
 
 
 def check_options(*, every: int, steps: Sequence[int] | None, update: str, through: str, views: int) -> None:

@@ -16,6 +16,7 @@ from tailsmith.guidance.parameterization import (
     predicted_x0,
     relative_step,
 )
+from tailsmith.guidance.tangent import Tangent
 
 Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images [N, 3, H, W] in [0, 1] -> logits, features
 MAGNIFICATIONS = (2.0**12, 2.0**4, 1.0)  # tried in turn where latents are fp16, whose smallest number is 6e-8
@@ -54,24 +55,28 @@ class GuidedStep:
     labels: Tensor  # [N]
     scale: Tensor  # [N]
     update: str  # "latent" or "score"
-    through: str  # "denoiser" or "decoder"
+    through: str  # "denoiser", "denoiser-forward" or "decoder"
     views: int
     view_seed: int
     keep_gradients: bool
     record: FeedbackRecord
 
-    def gradient(self, step: int, model_output: Tensor, sample: Tensor, at: Noising, size: Size) -> Tensor:
+    def gradient(
+        self, step: int, model_output: Tensor, sample: Tensor, at: Noising, size: Size, tangent: Tangent | None
+    ) -> Tensor:
         """dC/dx [N, ...] in fp32; through the denoiser, `sample` is what its graph begins with."""
         with torch.enable_grad(), self.decode.at_safe_precision():
             x0 = predicted_x0(model_output, sample, at)
-            if self.through == "decoder":
+            if self.through != "denoiser":
                 x0 = x0.detach().requires_grad_()
             values = self._criterion_values(step, self.decode(x0, size))
             gradient = _differentiate(values, sample if self.through == "denoiser" else x0)
-        self.record.values[step] = values.detach()
-        self._note_skipped(step, gradient)
         if self.through == "decoder":  # x0-hat moves as if eps were constant: dx0/dx = 1 / a
             gradient = gradient * at.reach
+        elif tangent is not None:
+            gradient = tangent.product(gradient, sample, at)
+        self.record.values[step] = values.detach()
+        self._note_skipped(step, gradient)
         if self.keep_gradients:
             self.record.gradients[step] = gradient
         return gradient

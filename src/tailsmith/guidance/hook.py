@@ -16,6 +16,7 @@ from torch import Tensor
 from tailsmith.guidance.guided_step import HIDDEN_GRADIENT, GuidedStep
 from tailsmith.guidance.latents import Size
 from tailsmith.guidance.schedulers import begins_step, noising, position
+from tailsmith.guidance.tangent import Tangent
 
 
 class Hook:
@@ -26,6 +27,7 @@ class Hook:
     ) -> None:
         self.pipe, self.guide, self.guided, self.reuse = pipe, guide, guided, reuse
         self.last_step = last_step  # the highest one asked for by number
+        self.tangent = Tangent(pipe) if guide.through == "denoiser-forward" else None
         self.size: Size = None
         self.prepared = False  # whether the call's first latents went through here
         self.index = -1  # of the sampling step; Heun calls `step` twice for each
@@ -37,10 +39,14 @@ class Hook:
         # pipelines read the signature of `step` to know whether to pass eta and generator
         scheduler.step = functools.update_wrapper(functools.partial(self.step), self._own_step)
         self.pipe.prepare_latents = self.prepare_latents
+        if self.tangent is not None:
+            self.tangent.attach()
 
     def detach(self) -> None:
         """The classes' own methods show again."""
         del self.pipe.scheduler.step, self.pipe.prepare_latents
+        if self.tangent is not None:
+            self.tangent.detach()
 
     def prepare_latents(self, *arguments: Any, **options: Any) -> Any:
         """The pipeline's first latents, checked, and recorded from here on if the first step is guided."""
@@ -86,7 +92,7 @@ class Hook:
         at = noising(self.pipe.scheduler, where)
         output, variance = _without_variance(model_output, sample)
         if self.guided(self.index):
-            self.gradient = self.guide.gradient(self.index, output, sample, at, self.size)
+            self.gradient = self.guide.gradient(self.index, output, sample, at, self.size, self.tangent)
         assert self.gradient is not None
         output, sample = self.guide.move(self.gradient, output, sample, at)
         return (output if variance is None else torch.cat([output, variance.detach()], dim=1)), sample

@@ -68,6 +68,12 @@ def check_scheduler(scheduler: Any, update: str) -> None:
             f"feedback supports the schedulers {list(SCHEDULERS)}, got {name}; set "
             "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config), as the paper does"
         )
+    for name in ("clip_sample", "thresholding"):
+        if getattr(scheduler.config, name, False):
+            raise ValueError(
+                f"feedback can't use a scheduler that clips x0-hat, as that would undo its moves; got {name}=True; set "
+                f"pipe.scheduler = {type(scheduler).__name__}.from_config(pipe.scheduler.config, {name}=False)"
+            )
     if prediction_type(scheduler) not in PREDICTION_TYPES:
         raise ValueError(
             f"prediction_type should be one of {list(PREDICTION_TYPES)}, got {prediction_type(scheduler)!r}"

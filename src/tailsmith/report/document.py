@@ -7,13 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from tailsmith.files import write_atomically
 from tailsmith.report import sections
 from tailsmith.report.feedback_section import samples
 from tailsmith.report.gallery import GalleryRow, view_gallery
 from tailsmith.report.headline import headline, lead
+from tailsmith.report.page import render_page, write_page
 from tailsmith.report.results import read_arm
 
 
@@ -71,18 +69,12 @@ def render_report(data: ReportData) -> str:
         "timings": sections.timings(data),
         "environment": sections.environment(data.environment),
     }
-    return _template().render(view)
+    return render_page("template.html", view)
 
 
 def write_report(data: ReportData, path: Path | str) -> Path:
     """Render, and write the file whole or not at all."""
-    page = render_report(data)
-    write_atomically(Path(path), lambda temporary: _write_text(temporary, page))
-    return Path(path)
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    return write_page(path, render_report(data))
 
 
 def _arm_colours(data: ReportData) -> dict[str, int]:
@@ -102,11 +94,3 @@ def _check(data: ReportData) -> None:
     unknown = sorted(set(data.target_counts) - set(data.dataset["counts"]))
     if unknown:
         raise ValueError(f"target_counts: got classes that dataset['counts'] lacks: {', '.join(unknown[:5])}")
-
-
-def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("template.html")

@@ -50,14 +50,14 @@ def view_gallery(rows: Sequence[GalleryRow]) -> GalleryView:
     return GalleryView(titles, shown, max(len(rows) - affordable, 0))
 
 
-def data_uri(picture: Picture) -> str:
-    """Images up to 40 pixels as PNG, pixel for pixel; larger ones as a JPEG thumbnail of 96 pixels."""
+def data_uri(picture: Picture, thumbnail: int = 96) -> str:
+    """Images up to 40 pixels as PNG, pixel for pixel; larger ones as a JPEG of at most `thumbnail` pixels."""
     image = _to_pil(picture)
     buffer = io.BytesIO()
     if max(image.size) <= 40:
         image.save(buffer, "PNG", optimize=True)
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    image.thumbnail((96, 96), Image.Resampling.LANCZOS)
+    image.thumbnail((thumbnail, thumbnail), Image.Resampling.LANCZOS)
     image.save(buffer, "JPEG", quality=85, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 

@@ -50,6 +50,20 @@ EXPERIMENTS: dict[str, dict[str, RunConfig]] = {
             **_COMMON,
         ),
     },
+    "fashion-gradients": {  # what cheaper gradients buy: one arm of fashion-lt, three ways
+        suffix: RunConfig(
+            data="fashion-lt",
+            target=150,
+            arms=("erm", "feedback_entropy"),
+            synthesis=replace(_SYNTHESIS, feedback_through=through, feedback_decoder=decoder),
+            **_COMMON,
+        )
+        for suffix, through, decoder in (
+            ("", "denoiser", "own"),
+            ("_forward", "denoiser-forward", "own"),
+            ("_decoder", "decoder", "tiny"),
+        )
+    },
     "fashion-groups": {
         "": RunConfig(  # known groups: the prompt names the context, every group is topped up
             data="fashion-groups",
@@ -114,7 +128,7 @@ def _run_seed(
             continue
         train_arm(directory, config, dataset, arm, synthetic)
         rows.append(_row(directory, arm, arm + suffix, synthetic))
-    if not shared:
+    if not shared and "balanced_softmax" in config.arms:
         rows.append(_ceiling(directory, config, dataset))
     return guide, rows
 

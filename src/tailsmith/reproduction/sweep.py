@@ -20,10 +20,15 @@ from tailsmith.synthesis.generators import load_generator
 
 # name -> (changes to the synthesis settings, who guides)
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "guidance 2": ({"feedback_scale": 0.0, "guidance_scale": 2.0}, "erm"),
-    "guidance 3": ({"feedback_scale": 0.0, "guidance_scale": 3.0}, "erm"),
-    "guidance 5": ({"feedback_scale": 0.0, "guidance_scale": 5.0}, "erm"),
-    "unguided": ({"feedback_scale": 0.0}, "erm"),
+    "text": ({"feedback_scale": 0.0, "conditioning": "text"}, "erm"),
+    "text, guidance 3": ({"feedback_scale": 0.0, "conditioning": "text", "guidance_scale": 3.0}, "erm"),
+    "dropout 0.3": ({"feedback_scale": 0.0, "embedding_dropout": 0.3}, "erm"),
+    "dropout 0.5": ({"feedback_scale": 0.0, "embedding_dropout": 0.5}, "erm"),
+    "dropout 0.7": ({"feedback_scale": 0.0, "embedding_dropout": 0.7}, "erm"),
+    "dropout 0.85": ({"feedback_scale": 0.0, "embedding_dropout": 0.85}, "erm"),
+    "dropout 0.5, guidance 3": ({"feedback_scale": 0.0, "embedding_dropout": 0.5, "guidance_scale": 3.0}, "erm"),
+    "dropout 0.7, guidance 3": ({"feedback_scale": 0.0, "embedding_dropout": 0.7, "guidance_scale": 3.0}, "erm"),
+    "dropout 0.5, guidance 8": ({"feedback_scale": 0.0, "embedding_dropout": 0.5, "guidance_scale": 8.0}, "erm"),
     "0.005": ({"feedback_scale": 0.005}, "erm"),
     "0.01": ({"feedback_scale": 0.01}, "erm"),
     "0.02": ({"feedback_scale": 0.02}, "erm"),
@@ -33,6 +38,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "0.02 late": ({"feedback_scale": 0.02, "feedback_steps": (13, 15, 17, 19)}, "erm"),
     "0.02 balanced": ({"feedback_scale": 0.02}, "balanced_softmax"),
     "0.02 4 views": ({"feedback_scale": 0.02, "feedback_views": 4}, "erm"),
+    "0.02 reuse": ({"feedback_scale": 0.02, "feedback_reuse": True}, "erm"),
+    "0.02 forward": ({"feedback_scale": 0.02, "feedback_through": "denoiser-forward"}, "erm"),
     "0.02 decoder": ({"feedback_scale": 0.02, "feedback_through": "decoder"}, "erm"),
 }
 

@@ -1,4 +1,4 @@
-"""What an unCLIP pipeline is conditioned on beside the prompt: embeddings of real images, with dropout."""
+"""What a pipeline is conditioned on beside the prompt: CLIP embeddings of real images, with dropout."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,15 +9,12 @@ from torch import Tensor
 
 
 @torch.no_grad()
-def embed_images(pipe: Any, images: Sequence[Image.Image], batch_size: int = 64) -> Tensor:
+def embed_images(pipe: Any, images: Sequence[Image.Image]) -> Tensor:
     """CLIP image embeddings of the pipeline's own encoder, [n, D]."""
-    embedded = []
-    for start in range(0, len(images), batch_size):
-        batch = list(images[start : start + batch_size])
-        pixels = pipe.feature_extractor(images=batch, return_tensors="pt").pixel_values
-        pixels = pixels.to(device=pipe.device, dtype=pipe.image_encoder.dtype)
-        embedded.append(pipe.image_encoder(pixels).image_embeds)
-    return torch.cat(embedded)
+    encoder = pipe.image_encoder
+    pixels = pipe.feature_extractor(images=list(images), return_tensors="pt").pixel_values
+    embeddings: Tensor = encoder(pixels.to(_input_device(encoder), encoder.dtype)).image_embeds
+    return embeddings
 
 
 def embedding_size(pipe: Any) -> int:
@@ -32,3 +29,12 @@ def drop_entries(embedding: Tensor, probability: float, seed: int) -> Tensor:
     """
     kept = torch.rand(embedding.shape, generator=torch.Generator().manual_seed(seed)) >= probability
     return embedding * kept.to(embedding.device)
+
+
+def _input_device(module: torch.nn.Module) -> torch.device:
+    """Where a module's inputs belong: under CPU offload its weights lie elsewhere until it runs."""
+    for part in module.modules():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    return next(module.parameters()).device

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tailsmith.files import read_json
-from tailsmith.synthesis.generators import PRESETS, generator_folder, preset
+from tailsmith.synthesis.generators import EMBEDDED, PRESETS, generator_folder, preset
 
-# With feedback, 30 steps, batches of 64, on 2 CPU cores; other generators and machines: --seconds-per-image.
-SECONDS_PER_IMAGE = {"mini-unclip": 0.1}
+# With feedback, 30 steps: seconds, and where; for other generators and machines there is --seconds-per-image.
+SECONDS_PER_IMAGE = {
+    "mini-unclip": (0.1, "on 2 CPU cores, 64 at a time"),
+    "sd2.1-unclip": (21.9, "on one V100, one at a time (the paper's Table 4)"),
+}
+FLUX_LATENT = 128  # its pipeline's own constant: Flux's configuration doesn't say
 PNG_RATIO = 0.8  # bytes of a photograph as PNG per byte of its pixels
 
 
 def cost(images: int, generator: str, seconds: float | None, shard_size: int) -> dict[str, Any]:
-    """What so many images take: shards, hours (None where the generator's speed is unknown), bytes on disk."""
+    """What so many images take: shards, hours of one device (None where the generator's speed is unknown), bytes.
+
+    "measured" says on what machine, where `seconds` doesn't come from the caller.
+    """
     if seconds is not None and seconds <= 0:
         raise ValueError(f"seconds_per_image should be above 0, got {seconds}")
-    each = seconds if seconds is not None else SECONDS_PER_IMAGE.get(generator)
+    known, where = SECONDS_PER_IMAGE.get(generator.partition("=")[0], (None, None))
+    each, where = (known, where) if seconds is None else (seconds, None)
     return {
         "images": images,
         "shards": -(-images // shard_size),
         "generator": generator,
         "seconds_per_image": each,
+        "measured": where,
+        "unit": "hours" if generator == EMBEDDED else "GPU-hours",
         "hours": None if each is None else images * each / 3600,
         "bytes": int(images * 3 * _image_size(generator) ** 2 * PNG_RATIO),
     }
@@ -30,7 +41,14 @@ def cost(images: int, generator: str, seconds: float | None, shard_size: int) ->
 def _image_size(generator: str) -> int:
     """Pixels; of a folder as its denoiser and autoencoder say, else the preset's."""
     folder = None if generator in PRESETS else generator_folder(generator)
-    if folder is None or not (folder / "unet" / "config.json").is_file():
+    denoiser, autoencoder = _part(folder, "unet", "transformer"), _part(folder, "vae", "movq")
+    if denoiser is None or autoencoder is None:
         return preset(generator).image_size
-    latent = int(read_json(folder / "unet" / "config.json")["sample_size"])
-    return latent * int(2 ** (len(read_json(folder / "vae" / "config.json")["block_out_channels"]) - 1))
+    latent = int(denoiser.get("sample_size", FLUX_LATENT))
+    return latent * int(2 ** (len(autoencoder["block_out_channels"]) - 1))
+
+
+def _part(folder: Path | None, *names: str) -> dict[str, Any] | None:
+    """The configuration of the first of these parts that a pipeline's folder has."""
+    paths = [folder / name / "config.json" for name in names] if folder else []
+    return next((dict(read_json(path)) for path in paths if path.is_file()), None)

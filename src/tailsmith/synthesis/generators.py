@@ -1,58 +1,96 @@
-"""Pretrained generators: a name, a folder or a hub id -> a diffusers pipeline with its DDIM scheduler set."""
+"""Pretrained generators: a name, a folder or a hub id -> a diffusers pipeline that the worker can call."""
 
 import hashlib
+import logging
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
 
 from tailsmith.files import read_json, sha256_folder
+from tailsmith.synthesis.families import WITH_IP_ADAPTER, Family, family_of, get_family
+from tailsmith.synthesis.presets import EMBEDDED, PRESETS, Companion, Preset, preset
+
+__all__ = [
+    "EMBEDDED",
+    "PRESETS",
+    "Preset",
+    "generator_family",
+    "generator_folder",
+    "generator_hash",
+    "load_decoder",
+    "load_generator",
+    "no_loading_bars",
+    "preset",
+]
+
+log = logging.getLogger(__name__)
+HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+))?")
 
 
 @dataclass(frozen=True)
-class Preset:
-    """What tailsmith knows of a generator beyond its weights."""
+class Weights:
+    """Where the weights of one repository are: a local folder, or the hub."""
 
-    source: str  # hub id, or "" for one shipped in tailsmith.assets
-    guidance_scale: float
-    image_size: int
-    licence: str
+    folder: Path | None
+    hub_id: str = ""
+    revision: str | None = None
 
+    @property
+    def source(self) -> str:
+        return str(self.folder or self.hub_id)
 
-EMBEDDED = "mini-unclip"
-PRESETS: dict[str, Preset] = {
-    EMBEDDED: Preset("", 5.0, 32, "Apache-2.0 (trained by tailsmith on Fashion-MNIST, MIT)"),
-    "sd2.1-unclip": Preset("sd2-community/stable-diffusion-2-1-unclip", 7.5, 768, "CreativeML Open RAIL++-M"),
-}
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-DEFAULT_PRESET = Preset("", 7.5, 512, "unknown: see the generator's own model card")
+    def __str__(self) -> str:
+        return str(self.folder) if self.folder else f"{self.hub_id}@{self.revision or 'unpinned'}"
 
 
-def preset(generator: str) -> Preset:
-    return PRESETS.get(generator, DEFAULT_PRESET)
-
-
-def generator_folder(generator: str) -> Path | None:
-    """The local folder of a generator, None for one that lives on the hub; ValueError where it can be neither."""
-    if generator == EMBEDDED:
-        return _embedded_folder()
-    folder = Path(generator)
-    if folder.exists() and not (folder / "model_index.json").is_file():
-        raise ValueError(
-            f"{folder} is not a diffusers pipeline: it has no model_index.json; give a folder written by "
-            "`tailsmith fit-generator` or by pipe.save_pretrained"
-        )
-    if not folder.exists() and generator not in PRESETS and not HUB_ID.fullmatch(generator):
+def find_weights(generator: str) -> Weights:
+    """Of PRESET, FOLDER, OWNER/NAME[@REVISION] or PRESET=any of the latter two; ValueError for anything else."""
+    name, _, own = generator.partition("=")
+    if name not in PRESETS:
+        own = generator
+    elif not own:
+        known = PRESETS[name]
+        return Weights(None, known.source, known.revision) if known.source else Weights(_embedded_folder())
+    folder = Path(own)
+    if folder.exists():
+        if not (folder / "model_index.json").is_file():
+            raise ValueError(
+                f"{folder} is not a diffusers pipeline: it has no model_index.json; give a folder written by "
+                "`tailsmith fit-generator` or by pipe.save_pretrained"
+            )
+        return Weights(folder)
+    hub = HUB_ID.fullmatch(own)
+    if hub is None:
         raise ValueError(
             f"generator {generator!r} is no preset ({', '.join(PRESETS)}), no folder here, and no hub id "
             "(owner/name); give one of these"
         )
-    return folder if folder.exists() else None
+    return Weights(None, hub[1], hub[2])
+
+
+def generator_folder(generator: str) -> Path | None:
+    """The local folder of a generator, None for one that lives on the hub; ValueError where it can be neither."""
+    return find_weights(generator).folder
+
+
+def generator_family(generator: str) -> tuple[str, Family] | None:
+    """Name and family as far as is known before loading (None: a bare hub id); ValueError for an unknown family."""
+    weights, known = find_weights(generator), preset(generator)
+    if weights.folder is None:
+        return (known.family, get_family(known.family)) if known.family else None
+    name = str(read_json(weights.folder / "model_index.json")["_class_name"])
+    expected = known.family.removesuffix(WITH_IP_ADAPTER)
+    if expected and name != expected:
+        raise ValueError(f"generator {generator!r} should be a {expected}, but {weights.folder} is a {name}")
+    return known.family or name, get_family(known.family or name)
 
 
 def _embedded_folder() -> Path:
@@ -66,39 +104,127 @@ def _embedded_folder() -> Path:
 
 
 def generator_hash(generator: str) -> str:
-    """SHA-256 of the pipeline's own parts, whatever else lies in its folder; a hub id is its own name."""
-    folder = generator_folder(generator)
-    if folder is None:
-        return f"hub:{preset(generator).source or generator}"
-    index = read_json(folder / "model_index.json")
-    parts = [sha256_folder(folder / part) for part in sorted(index) if (folder / part).is_dir()]
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    """SHA-256 of a folder's own parts, whatever else lies in it; a hub id at its revision is its own name."""
+    weights, companion = find_weights(generator), preset(generator).companion
+    parts = [f"hub:{weights}"]
+    if weights.folder is not None:
+        index = read_json(weights.folder / "model_index.json")
+        own = [sha256_folder(weights.folder / part) for part in sorted(index) if (weights.folder / part).is_dir()]
+        parts = [hashlib.sha256("".join(own).encode()).hexdigest()]
+    if companion is not None:
+        second = _companion_weights(weights, companion)
+        parts.append(sha256_folder(second.folder) if second.folder else f"hub:{second}")
+    return "+".join(parts)
+
+
+def _companion_weights(weights: Weights, companion: Companion) -> Weights:
+    """A subfolder beside local weights, or the hub."""
+    beside = weights.folder / companion.name if weights.folder else None
+    return Weights(beside) if beside and beside.is_dir() else Weights(None, companion.source, companion.revision)
 
 
 def load_generator(
     generator: str = EMBEDDED, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
 ) -> Any:
-    """A diffusers pipeline by preset name, folder or hub id, with DDIM as the paper uses, silent and ready.
+    """A diffusers pipeline by preset, folder, hub id or PRESET=SOURCE, with its family's scheduler, silent and ready.
 
-    Raises ValueError for a folder that is not a pipeline, and for a hub id that can't be reached.
+    DDIM as the paper uses, but for flow-matching pipelines. Raises ValueError for a folder that is not a pipeline, a
+    family that synthesis doesn't know, and a hub id that can't be reached.
     """
-    from diffusers import DDIMScheduler, DiffusionPipeline  # two seconds that a plan can do without
+    from diffusers import DiffusionPipeline  # two seconds that a plan can do without
 
     generator = str(generator)
-    folder = generator_folder(generator)
-    source = str(folder) if folder else preset(generator).source or generator
-    try:
-        with no_loading_bars():
-            pipe = DiffusionPipeline.from_pretrained(source, dtype=dtype)
-    except OSError as error:
-        raise ValueError(
-            f"generator {generator!r} is no preset ({', '.join(PRESETS)}), no folder here, and could not be "
-            f"loaded from the hub ({str(error).splitlines()[0][:160]}); give a local folder to work offline"
-        ) from error
-    if not isinstance(pipe.scheduler, DDIMScheduler):
-        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    generator_family(generator)
+    weights, known = find_weights(generator), preset(generator)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if known.restricted:
+        log.warning("generator %s: %s", generator, known.licence)
+    with no_loading_bars(), _reachable(generator, weights):
+        pipe = DiffusionPipeline.from_pretrained(weights.source, revision=weights.revision, dtype=dtype)
+    if known.companion is not None:
+        second = _companion_weights(weights, known.companion)
+        with no_loading_bars(), _reachable(generator, second):
+            _add_companion(pipe, known.companion, second, dtype, device)
+    _set_scheduler(pipe, family_of(pipe))
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return pipe.to(device)
+
+
+def load_decoder(
+    decoder: str, generator: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> torch.nn.Module | None:
+    """What shows the classifier x0-hat: None for "own", "tiny" for the generator's AutoencoderTiny, or one of yours.
+
+    "tiny" is the subfolder tiny_decoder of a local generator, or the preset's; otherwise a folder or hub id. Raises
+    ValueError where there is none or it can't be loaded.
+    """
+    from diffusers import AutoencoderTiny
+
+    if decoder == "own":
+        return None
+    weights = Weights(Path(decoder)) if Path(decoder).is_dir() else Weights(None, decoder)
+    if decoder == "tiny":
+        beside = (generator_folder(generator) or Path()) / "tiny_decoder"
+        known = preset(generator).tiny_decoder
+        if not beside.is_dir() and not known:
+            raise ValueError(
+                f"generator {generator!r} has no tiny decoder that tailsmith knows of; use feedback_decoder=own, or "
+                "give the folder or hub id of an AutoencoderTiny for its latents"
+            )
+        weights = Weights(beside) if beside.is_dir() else Weights(None, known)
+    with no_loading_bars(), _reachable(f"decoder {decoder}", weights):
+        tiny: torch.nn.Module = AutoencoderTiny.from_pretrained(weights.source, dtype=dtype)
+    return tiny.to(device).eval()
+
+
+def _add_companion(
+    pipe: Any, companion: Companion, weights: Weights, dtype: torch.dtype, device: str | torch.device
+) -> None:
+    """Give a pipeline the encoder of its conditioning images, and its IP-Adapter.
+
+    The encoder is loaded here because load_ip_adapter would ignore the revision.
+    """
+    from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
+
+    where = {"pretrained_model_name_or_path": weights.source, "revision": weights.revision or "main"}
+    encoder = CLIPVisionModelWithProjection.from_pretrained(**where, subfolder=companion.image_encoder, dtype=dtype)
+    if companion.image_processor is not None:
+        processor = CLIPImageProcessor.from_pretrained(**where, subfolder=companion.image_processor)
+    else:
+        side = encoder.config.image_size
+        processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    if companion.ip_adapter is None:  # parts of the prior pipeline, not of the decoder: plain attributes
+        pipe.image_encoder, pipe.feature_extractor = encoder.to(device).eval(), processor
+        return
+    pipe.register_modules(image_encoder=encoder, feature_extractor=processor)
+    subfolder, file = companion.ip_adapter
+    pipe.load_ip_adapter(weights.source, subfolder=subfolder, weight_name=file, revision=weights.revision)
+    pipe.set_ip_adapter_scale(companion.ip_adapter_scale)
+
+
+def _set_scheduler(pipe: Any, family: Family) -> None:
+    import diffusers
+
+    if type(pipe.scheduler).__name__ != family.scheduler:
+        pipe.scheduler = getattr(diffusers, family.scheduler).from_config(pipe.scheduler.config)
+
+
+@contextmanager
+def _reachable(generator: str, weights: Weights) -> Iterator[None]:
+    """Say what to do where weights can't be loaded."""
+    try:
+        yield
+    except OSError as error:
+        reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
+        if weights.folder is not None:
+            raise ValueError(f"generator {generator!r}: {weights.folder} could not be loaded ({reason})") from error
+        pinned = f" --revision {weights.revision}" if weights.revision else ""
+        offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
+        raise ValueError(
+            f"generator {generator!r}: {weights.hub_id} could not be loaded from the hub or its local cache{offline}: "
+            f"{reason}. Accept its licence on huggingface.co and run `hf auth login` where it is gated. To work "
+            f"offline, run `hf download {weights.hub_id}{pinned}` once and set HF_HUB_OFFLINE=1, or give a local folder"
+        ) from error
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +37,25 @@ class Plan:
 
     @property
     def shards(self) -> list[int]:
-        return sorted(int(shard) for shard in self.table["shard"].unique())
+        return list(self._by_shard[1])
 
     def shard(self, number: int) -> pd.DataFrame:
-        return self.table[self.table["shard"] == number].reset_index(drop=True)
+        table, rows = self._by_shard
+        return table.iloc[rows[number]].reset_index(drop=True)
+
+    def shard_size(self, number: int) -> int:
+        rows = self._by_shard[1][number]
+        return int(rows.stop - rows.start)
+
+    @cached_property
+    def _by_shard(self) -> tuple[pd.DataFrame, dict[int, slice]]:
+        """The table in the order of its shards, and where each lies: a full plan has too many to search for each."""
+        shards = self.table["shard"].to_numpy(dtype=np.int64)
+        in_order = bool((np.diff(shards) >= 0).all())
+        table = self.table if in_order else self.table.iloc[np.argsort(shards, kind="stable")]
+        numbers, starts = np.unique(np.sort(shards), return_index=True)
+        stops = np.append(starts[1:], len(shards))[: len(starts)]  # none in an empty plan
+        return table, dict(zip(numbers.tolist(), map(slice, starts.tolist(), stops.tolist()), strict=True))
 
     def write(self, path: Path) -> None:
         table = pa.Table.from_pandas(self.table, preserve_index=False)
@@ -61,14 +78,13 @@ def make_plan(
     missing: Ints,
     config: SynthesisConfig,
     *,
-    guidance_scale: float,
     meta: dict[str, Any],
 ) -> Plan:
     """Requests for `missing` images, [C] per class or [C, A] per group.
 
-    The conditioning image of a request is a random training image of its group, or of its class where the
-    group is empty or the plan is per class. The k-th request of a class or group is the same for any larger
-    plan.
+    The conditioning image of a request is a random training image of its group; of its class where the group is
+    empty, the plan is per class, or the configuration says so. Its content hash is None where the dataset is a
+    benchmark's published counts without images. The k-th request of a class or group is the same for any larger plan.
     """
     check_config(config, dataset)
     labels, attributes, ordinals = _expand(missing)
@@ -86,7 +102,7 @@ def make_plan(
             "embedding_dropout": 0.0 if config.conditioning == "text" else config.embedding_dropout,
             "dropout_seed": (seeds[1] >> np.uint64(1)).astype(np.int64),
             "noise_seed": (seeds[2] >> np.uint64(1)).astype(np.int64),
-            "guidance_scale": guidance_scale,
+            "guidance_scale": config.guidance_scale,
             "num_inference_steps": config.num_inference_steps,
             "feedback_scale": config.feedback_scale,
             "criterion": _criteria(config.criterion, seeds[3]),
@@ -101,8 +117,15 @@ def check_config(config: SynthesisConfig, dataset: Dataset) -> None:
     """Raise ValueError for settings that can't work, before anything is planned."""
     if config.conditioning not in CONDITIONINGS:
         raise ValueError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
+    if config.conditioning_from not in ("group", "class"):
+        raise ValueError(f"conditioning_from should be 'group' or 'class', got {config.conditioning_from!r}")
     if not 0 <= config.embedding_dropout <= 1:
         raise ValueError(f"embedding_dropout should be within 0..1, got {config.embedding_dropout}")
+    if config.guidance_scale is None or config.num_inference_steps is None:
+        raise ValueError(
+            "guidance_scale and num_inference_steps should be numbers, got None; presets.settled(config, generator) "
+            "gives the generator's own"
+        )
     if config.num_inference_steps < 1 or config.shard_size < 1:
         raise ValueError(
             f"num_inference_steps and shard_size should be at least 1, got {config.num_inference_steps} "
@@ -124,6 +147,14 @@ def _check_feedback(config: SynthesisConfig) -> None:
             raise ValueError(f"weights of a criterion mixture should be positive, got {config.criterion}")
     if not np.isfinite(config.feedback_scale) or config.feedback_scale < 0:
         raise ValueError(f"feedback_scale should be finite and not negative, got {config.feedback_scale}")
+    assert config.num_inference_steps is not None
+    if config.feedback_steps and max(config.feedback_steps) >= config.num_inference_steps:
+        raise ValueError(
+            f"feedback_steps should be below num_inference_steps, {config.num_inference_steps}; got "
+            f"{max(config.feedback_steps)}"
+        )
+    if config.feedback_decode_size is not None and config.feedback_decode_size < 1:
+        raise ValueError(f"feedback_decode_size should be at least 1 pixel, got {config.feedback_decode_size}")
     check_options(
         every=config.feedback_every,
         steps=config.feedback_steps,
@@ -176,22 +207,40 @@ def _conditioning_images(
     if config.conditioning == "text":
         return [None] * len(labels), [None] * len(labels)
     training = dataset.split("train")
-    of_label, of_attribute = training.labels, training.attributes
-    chosen = np.empty(len(labels), dtype=np.int64)
-    for label, attribute in sorted(set(zip(labels.tolist(), attributes.tolist(), strict=True))):
-        in_class = np.flatnonzero(of_label == label)
-        in_group = in_class[of_attribute[in_class] == attribute]
-        pool = in_group if attribute >= 0 and len(in_group) else in_class
-        if not len(pool):
-            raise ValueError(
-                f"class {dataset.class_names[label]!r} has no training image to condition on; "
-                "add at least one, or use conditioning='text'"
-            )
-        rows = (labels == label) & (attributes == attribute)
-        chosen[rows] = pool[(seeds[rows] % np.uint64(len(pool))).astype(np.int64)]
-    ids = training.table["image_id"].to_numpy()
-    digests = {int(row): training.content_hash(int(row)) for row in np.unique(chosen)}
-    return ids[chosen].tolist(), [digests[int(row)] for row in chosen]
+    chosen = _draw(training.labels, labels, seeds)
+    if len(labels) and chosen.min() < 0:
+        raise ValueError(
+            f"class {dataset.class_names[labels[chosen.argmin()]]!r} has no training image to condition on; "
+            "add at least one, or use conditioning='text'"
+        )
+    if dataset.attribute_names and config.conditioning_from == "group":
+        contexts = len(dataset.attribute_names)
+        of_group = _draw(training.groups, np.where(attributes < 0, -1, labels * contexts + attributes), seeds)
+        chosen = np.where(of_group < 0, chosen, of_group)
+    return training.table["image_id"].to_numpy()[chosen].tolist(), _content_hashes(training, chosen).tolist()
+
+
+def _draw(keys: Ints, wanted: Ints, seeds: Hashes) -> Ints:
+    """Per wanted key [n] a random row of `keys` that has it; -1 where there is none, or where -1 is wanted."""
+    order = np.argsort(keys, kind="stable")
+    ordered = keys[order]
+    first, past = np.searchsorted(ordered, wanted, side="left"), np.searchsorted(ordered, wanted, side="right")
+    there = (past > first) & (wanted >= 0)
+    rows = np.full(len(wanted), -1)
+    picked = seeds[there] % (past - first)[there].astype(np.uint64)
+    rows[there] = order[first[there] + picked.astype(np.int64)]
+    return rows
+
+
+def _content_hashes(dataset: Dataset, rows: Ints) -> NDArray[np.object_]:
+    """Of each row [n], every file read once; None for the rows of published counts, which have no image."""
+    has_image = (dataset.table["path"].notna() | dataset.table["bytes"].notna()).to_numpy()
+    needed = np.unique(rows[has_image[rows]]).tolist()
+    hashes = np.full(len(dataset), None, dtype=object)
+    with ThreadPoolExecutor() as pool:
+        hashes[needed] = list(pool.map(dataset.content_hash, needed))
+    drawn: NDArray[np.object_] = hashes[rows]
+    return drawn
 
 
 def _prompts(dataset: Dataset, labels: Ints, attributes: Ints, config: SynthesisConfig) -> list[str]:

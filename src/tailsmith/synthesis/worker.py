@@ -1,14 +1,16 @@
 """Requests -> images -> shard files. A shard that exists is done: that is resume, retry and distribution."""
 
 import io
+import logging
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,11 +22,30 @@ from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.files import write_atomically
 from tailsmith.guidance.criteria import ClassGaussians, get_criterion, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
-from tailsmith.synthesis.conditioning import drop_entries, embed_images, embedding_size
+from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
+from tailsmith.synthesis.conditioning import drop_entries
+from tailsmith.synthesis.families import Family, check_conditioning, family_of
+from tailsmith.synthesis.memory import BatchSize
 from tailsmith.synthesis.requests import Plan
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
+
+@dataclass
+class Made:
+    """The images of one batch of requests."""
+
+    images: Tensor  # uint8 [N, 3, H, W]
+    black: npt.NDArray[np.bool_]  # [N], shows nothing
+    skipped_steps: npt.NDArray[np.int64]  # [N], guided steps that feedback left unguided
+
+    def replace(self, rows: npt.NDArray[np.int64], others: "Made") -> None:
+        self.images[torch.from_numpy(rows)] = others.images
+        self.black[rows] = others.black
+        self.skipped_steps[rows] = others.skipped_steps
+
+
+@dataclass
 class Worker:
     """What it takes to fulfil requests: the pipeline, the real images, and the classifier that guides."""
 
@@ -32,99 +53,140 @@ class Worker:
     dataset: Dataset  # holds the conditioning images, by image_id
     classifier: Classifier | None  # None where no request has feedback
     gaussians: ClassGaussians | None = None
-    batch_size: int = 64
+    batch_size: int = 64  # at first; halved where memory runs out
+    decoder: torch.nn.Module | None = None  # shows the classifier x0-hat; None = the pipeline's own
+
+    def __post_init__(self) -> None:
+        self._fitting = BatchSize(self.batch_size)
 
     def render(self, requests: pd.DataFrame, settings: dict[str, Any]) -> Iterator[pd.DataFrame]:
-        """Yield the requests batch by batch, with image (PNG), criterion_value, skipped_steps, seconds."""
-        self._check(requests)
+        """Yield the requests batch by batch, with image (PNG), criterion_value, skipped_steps, retries, black, seconds.
+
+        A request's image doesn't depend on the others of its batch, nor on how many fit into memory.
+        """
         requests = requests.reset_index(drop=True)
-        embeddings = self._conditioning_embeddings(requests)
-        for batch in self._batches(requests):
-            begin = time.monotonic()
-            images, record = self._sample(batch, embeddings[batch.index.tolist()], settings)
-            skipped = np.bincount([skip.image for skip in record.skipped], minlength=len(batch))
-            yield batch.assign(
-                image=[encode_image(image) for image in images],
-                criterion_value=self._criterion_values(batch, images),
-                skipped_steps=skipped.astype(np.int64),
-                seconds=(time.monotonic() - begin) / len(batch),
+        family = self._check(requests, settings)
+        embeddings = self._conditioning_embeddings(requests, family)
+        black: list[str] = []
+        for run in _runs(requests):
+
+            def make(rows: slice, run: pd.DataFrame = run) -> pd.DataFrame:
+                batch = run.iloc[rows]
+                return self._make(batch, embeddings[batch.index.tolist()], settings, family)
+
+            for _, results in self._fitting.over(len(run), make, self.pipe.maybe_free_model_hooks):
+                black += results["request_id"][results["black"]].tolist()
+                yield results
+        if black:
+            log.warning(
+                "%d of %d images show nothing after %d retries, and are flagged (column black): %s",
+                *(len(black), len(requests), RETRIES, ", ".join(black[:5]) + (", ..." if len(black) > 5 else "")),
             )
 
-    def _check(self, requests: pd.DataFrame) -> None:
-        """Raise ValueError for requests that this worker lacks something for, before it samples."""
-        if not hasattr(self.pipe, "image_noising_scheduler"):
-            raise ValueError(
-                f"synthesis needs an unCLIP pipeline with an image encoder, got {type(self.pipe).__name__}; "
-                "around any other pipeline use tailsmith.feedback itself"
-            )
+    def _check(self, requests: pd.DataFrame, settings: dict[str, Any]) -> Family:
+        """The pipeline's family; ValueError for requests that this worker lacks something for, before it samples."""
+        family = family_of(self.pipe)
+        check_conditioning(type(self.pipe).__name__, family, _conditionings(requests))
         if self.classifier is None and bool((requests["feedback_scale"] > 0).any()):
             raise ValueError("the plan asks for feedback; give the classifier that guides")
+        if self.decoder is None and settings["feedback_decoder"] != "own":
+            raise ValueError(
+                f"the plan looks through the decoder {settings['feedback_decoder']!r}; give the worker one"
+            )
         if self.classifier is not None:
             for name in requests["criterion"].unique():
                 get_criterion(name, self.gaussians)
+        return family
 
-    def _batches(self, requests: pd.DataFrame) -> Iterator[pd.DataFrame]:
-        """Runs of requests that can share a pipeline call: same guidance scale, same number of steps."""
-        shared = requests.groupby(["guidance_scale", "num_inference_steps"], sort=False).ngroup()
-        for _, run in requests.groupby((shared != shared.shift()).cumsum(), sort=False):
-            for start in range(0, len(run), self.batch_size):
-                yield run.iloc[start : start + self.batch_size]
-
-    def _conditioning_embeddings(self, requests: pd.DataFrame) -> Tensor:
-        """[n, D], zeros for text-only requests, with each request's own dropout."""
-        embeddings = torch.zeros(len(requests), embedding_size(self.pipe))
+    def _conditioning_embeddings(self, requests: pd.DataFrame, family: Family) -> Tensor:
+        """[n, ...] in fp32, zeros for text-only requests, with each request's own dropout."""
+        embeddings = torch.zeros(len(requests), *family.embedding_shape(self.pipe))
         wanted = requests["conditioning_id"].dropna().unique().tolist()
         if not wanted:
             return embeddings
-        embedded = dict(zip(wanted, self._embed(wanted), strict=True))
+        embedded = dict(zip(wanted, self._embed(wanted, family), strict=True))
         columns = (requests[name] for name in ("conditioning_id", "embedding_dropout", "dropout_seed"))
         for row, (image_id, probability, seed) in enumerate(zip(*columns, strict=True)):
             if isinstance(image_id, str):
                 embeddings[row] = drop_entries(embedded[image_id], float(probability), int(seed))
         return embeddings
 
-    def _embed(self, image_ids: list[str]) -> Tensor:
-        """CLIP embeddings of the dataset's images of these ids, [n, D] in fp32."""
+    def _embed(self, image_ids: list[str], family: Family) -> Tensor:
+        """The embeddings of the dataset's images of these ids, [n, ...] in fp32."""
+        assert family.embed is not None  # as _check has seen
         row_of = {name: row for row, name in enumerate(self.dataset.table["image_id"])}
         lost = [name for name in image_ids if name not in row_of]
         if lost:
             raise ValueError(f"the plan conditions on image {lost[0]!r}, which this dataset does not have")
-        images = [self.dataset.image(row_of[name]) for name in image_ids]
-        return embed_images(self.pipe, images).float().cpu()
+        embed = family.embed
 
-    def _sample(
-        self, batch: pd.DataFrame, embeddings: Tensor, settings: dict[str, Any]
-    ) -> tuple[Tensor, FeedbackRecord]:
-        """One pipeline call -> uint8 [N, 3, H, W]; every image has a generator of its own."""
-        context = (
-            feedback(
-                self.pipe,
-                self.classifier,
-                batch["criterion"].tolist(),
-                batch["feedback_scale"].tolist(),
-                settings["feedback_every"],
-                labels=batch["label"].tolist(),
-                steps=settings["feedback_steps"],
-                update=settings["feedback_update"],
-                through=settings["feedback_through"],
-                views=settings["feedback_views"],
-                gaussians=self.gaussians,
-            )
-            if self.classifier is not None and bool((batch["feedback_scale"] > 0).any())
-            else nullcontext(FeedbackRecord())
+        def some(rows: slice) -> Tensor:
+            return embed(self.pipe, [self.dataset.image(row_of[name]) for name in image_ids[rows]]).float().cpu()
+
+        free = self.pipe.maybe_free_model_hooks
+        embedded = [each for _, each in BatchSize(64).over(len(image_ids), some, free)]
+        free()  # under CPU offload the encoder would stay on the device
+        return torch.cat(embedded)
+
+    def _make(self, batch: pd.DataFrame, embeddings: Tensor, settings: dict[str, Any], family: Family) -> pd.DataFrame:
+        """The requests of one batch with their results; what shows nothing is made again with another seed."""
+        begin = time.monotonic()
+        made = self._sample(batch, embeddings, settings, family)
+        retries = np.zeros(len(batch), dtype=np.int64)
+        for attempt in range(1, RETRIES + 1):
+            rows = np.flatnonzero(made.black)
+            if not len(rows):
+                break
+            again = batch.iloc[rows]
+            again = again.assign(noise_seed=[retry_seed(seed, attempt) for seed in again["noise_seed"].tolist()])
+            made.replace(rows, self._sample(again, embeddings[torch.from_numpy(rows)], settings, family))
+            retries[rows] = attempt
+        return batch.assign(
+            image=[encode_image(image) for image in made.images],
+            criterion_value=self._criterion_values(batch, made.images),
+            skipped_steps=made.skipped_steps,
+            retries=retries,
+            black=made.black,
+            seconds=(time.monotonic() - begin) / len(batch),
         )
-        with context as record, torch.no_grad():
+
+    def _sample(self, batch: pd.DataFrame, embeddings: Tensor, settings: dict[str, Any], family: Family) -> Made:
+        """One pipeline call; every image has a generator of its own."""
+        call = family.arguments(self.pipe, batch["prompt"].tolist(), embeddings, float(batch["guidance_scale"].iloc[0]))
+        with self._feedback(batch, settings) as record, family.around(self.pipe), torch.no_grad():
             images = self.pipe(
-                image=None,
-                prompt=batch["prompt"].tolist(),
-                image_embeds=embeddings.to(self.pipe.device, self.pipe.unet.dtype),
-                guidance_scale=float(batch["guidance_scale"].iloc[0]),
+                **call,
                 num_inference_steps=int(batch["num_inference_steps"].iloc[0]),
-                noise_level=0,
                 generator=[torch.Generator().manual_seed(seed) for seed in batch["noise_seed"].tolist()],
                 output_type="pt",
             ).images
-        return (images.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu(), record
+        images = images.float() / 2 + 0.5 if family.centred else images.float()
+        skipped = np.bincount([skip.image for skip in record.skipped], minlength=len(batch)).astype(np.int64)
+        black = is_black(images).cpu().numpy()
+        levels = (torch.nan_to_num(images).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
+        return Made(levels, black, skipped)
+
+    def _feedback(self, batch: pd.DataFrame, settings: dict[str, Any]) -> AbstractContextManager[FeedbackRecord]:
+        """The context of one pipeline call: feedback where a request asks for it."""
+        if self.classifier is None or not bool((batch["feedback_scale"] > 0).any()):
+            return nullcontext(FeedbackRecord())
+        return feedback(
+            self.pipe,
+            self.classifier,
+            batch["criterion"].tolist(),
+            batch["feedback_scale"].tolist(),
+            settings["feedback_every"],
+            labels=batch["label"].tolist(),
+            steps=settings["feedback_steps"],
+            update=settings["feedback_update"],
+            through=settings["feedback_through"],
+            decoder=self.decoder,
+            decode_size=settings["feedback_decode_size"],
+            reuse=settings["feedback_reuse"],
+            checkpointing=settings["feedback_checkpointing"],
+            views=settings["feedback_views"],
+            gaussians=self.gaussians,
+        )
 
     @torch.no_grad()
     def _criterion_values(self, batch: pd.DataFrame, images: Tensor) -> list[float]:
@@ -132,10 +194,24 @@ class Worker:
         if self.classifier is None:
             return [float("nan")] * len(batch)
         names = batch["criterion"].tolist()
-        logits, features = self.classifier(images.to(self.pipe.device).float() / 255)
+        logits, features = self.classifier(images.to(self.pipe._execution_device).float() / 255)
         labels = torch.as_tensor(batch["label"].to_numpy(copy=True), device=logits.device)
         values: list[float] = mixture(names, self.gaussians)(logits, features, labels).tolist()
         return values
+
+
+def _runs(requests: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """Requests that can share a pipeline call, in their order: same guidance scale, same number of steps."""
+    shared = requests.groupby(["guidance_scale", "num_inference_steps"], sort=False).ngroup()
+    for _, run in requests.groupby((shared != shared.shift()).cumsum(), sort=False):
+        yield run
+
+
+def _conditionings(requests: pd.DataFrame) -> list[str]:
+    """What the requests are conditioned on: "text", "image", "image+text", each once."""
+    has_image, has_text = requests["conditioning_id"].notna(), requests["prompt"] != ""
+    kinds = np.select([has_image & has_text, has_image], ["image+text", "image"], "text")
+    return sorted(set(kinds.tolist()))
 
 
 def encode_image(image: Tensor) -> bytes:
@@ -164,7 +240,11 @@ def read_shards(folder: Path, plan: Plan) -> pd.DataFrame:
 
 
 def synthetic_dataset(results: pd.DataFrame, like: Dataset) -> Dataset:
-    """Shard rows as training rows of the same classes and attributes."""
+    """Shard rows as training rows of the same classes and attributes, without the images that show nothing."""
+    black = results["black"].to_numpy(dtype=bool)
+    if black.any():
+        log.warning("%d of %d synthetic images show nothing and are left out", black.sum(), len(results))
+        results = results[~black]
     table = make_table(
         results["label"].to_numpy(),
         image_ids=[f"synthetic-{request}" for request in results["request_id"]],

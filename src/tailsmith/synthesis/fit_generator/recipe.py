@@ -1,5 +1,6 @@
 """Train a small unCLIP latent diffusion model from a dataset; save it as an ordinary diffusers pipeline."""
 
+import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,10 @@ def _is_finished(out: Path) -> bool:
 def _claim(out: Path, config: FitGeneratorConfig, training: Dataset) -> None:
     """Write down what is being fitted, or refuse a folder that holds something else."""
     path = out / "training" / "config.json"
+    contents = hashlib.sha256("".join(map(training.content_hash, range(len(training)))).encode())
     fitted = {
         "config": to_dict(config),
+        "contents_sha256": contents.hexdigest(),
         "images": len(training),
         "class_names": list(training.class_names),
         "attribute_names": list(training.attribute_names),

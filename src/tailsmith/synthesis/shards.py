@@ -1,0 +1,59 @@
+"""Shards of a plan from outside: which ones were asked for, what they hold, whether all are there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+from tailsmith.data.dataset import Dataset
+from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.worker import read_shards, shard_path, synthetic_dataset
+
+
+def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
+    """ "3", "0,1,2" or "0-9,12" -> shard numbers of the plan."""
+    chosen: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"shards should be numbers as in 3 or 0,1,2 or 0-9, got {text!r}")
+        chosen += range(int(first), int(last if dash else first) + 1)
+    unknown = sorted(set(chosen) - set(known))
+    if unknown or not chosen:
+        got = unknown[0] if unknown else text
+        raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {got}")
+    return sorted(set(chosen))
+
+
+def finished_images(folder: Path, dataset: Dataset) -> Dataset:
+    """The images of a folder whose plan is fulfilled; ValueError for half of a plan, or another dataset's."""
+    requests = Plan.read(folder / "plan.parquet")
+    if tuple(requests.meta["class_names"]) != dataset.class_names:
+        raise ValueError(
+            f"the images in {folder} are of the classes {requests.meta['class_names']}, the data has "
+            f"{list(dataset.class_names)}; synthesize for this data"
+        )
+    there = [number for number in requests.shards if shard_path(folder, number).exists()]
+    if len(there) < len(requests.shards):
+        raise ValueError(
+            f"{folder} has {len(there)} of its plan's {len(requests.shards)} shards; "
+            "finish it with `tailsmith synthesize`"
+        )
+    return synthetic_dataset(read_shards(folder, requests), dataset)
+
+
+def rendered(folder: Path, shards: Sequence[int]) -> dict[str, Any]:
+    """How many images, how fast, and what feedback skipped; reads two columns only."""
+    columns = ["seconds", "skipped_steps"]
+    parts = [pq.read_table(shard_path(folder, number), columns=columns).to_pandas() for number in shards]
+    made = pd.concat(parts, ignore_index=True)
+    return {
+        "images": len(made),
+        "shards": len(shards),
+        "seconds_per_image": float(made["seconds"].mean()),
+        "skipped_steps": int(made["skipped_steps"].sum()),
+    }

@@ -1,0 +1,37 @@
+"""Tiny plans, rendered without shards, and their images compared."""
+
+import io
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from tailsmith.config import SynthesisConfig
+from tailsmith.synthesis.requests import make_plan
+from tiny import tiny_dataset
+
+DATASET = tiny_dataset()
+
+
+def tiny_plan(missing=(4, 2, 4), **settings):
+    """Ten guided requests unless asked otherwise."""
+    defaults = {"num_inference_steps": 4, "feedback_scale": 0.02, "feedback_every": 2, "shard_size": 4}
+    config = SynthesisConfig(**{"guidance_scale": 2.0, **defaults, **settings})
+    return make_plan(DATASET, np.asarray(missing), config, meta={"generator": "tiny"})
+
+
+def render(worker, plan, requests=None):
+    requests = plan.table if requests is None else requests
+    return pd.concat(list(worker.render(requests, plan.meta["synthesis"])), ignore_index=True)
+
+
+def pixels(results):
+    """request_id -> int array [H, W, 3]."""
+    decoded = [np.asarray(Image.open(io.BytesIO(encoded))).astype(int) for encoded in results["image"]]
+    return dict(zip(results["request_id"], decoded, strict=True))
+
+
+def largest_difference(results, others):
+    one, other = pixels(results), pixels(others)
+    assert one.keys() == other.keys()
+    return max(np.abs(one[request] - other[request]).max() for request in one)

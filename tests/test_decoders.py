@@ -1,0 +1,69 @@
+"""The cheaper decoders that a plan may look through: found, loaded, and really used."""
+
+import numpy as np
+import pytest
+from diffusers import AutoencoderTiny
+
+from tailsmith import stages
+from tailsmith.config import SynthesisConfig
+from tailsmith.synthesis.generators import load_decoder
+from tiny import CLASSES, TinyClassifier, tiny_dataset, tiny_pipeline
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    """A local pipeline with a tiny decoder beside its parts."""
+    folder = tmp_path_factory.mktemp("generator")
+    tiny_pipeline().save_pretrained(folder)
+    blocks = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
+    counts = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
+    AutoencoderTiny(latent_channels=4, **blocks, **counts).save_pretrained(folder / "tiny_decoder")
+    return folder
+
+
+def test_own_is_none_and_tiny_is_the_one_beside_the_generator(generator):
+    assert load_decoder("own", str(generator)) is None
+    tiny = load_decoder("tiny", str(generator))
+    assert isinstance(tiny, AutoencoderTiny)
+    assert not tiny.training
+    assert isinstance(load_decoder(str(generator / "tiny_decoder"), "mini-unclip"), AutoencoderTiny)
+
+
+def test_the_embedded_generator_has_one():
+    assert load_decoder("tiny", "mini-unclip").config.latent_channels == 8
+
+
+def test_a_generator_without_one(tmp_path):
+    tiny_pipeline().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no tiny decoder.*use feedback_decoder=own, or give"):
+        load_decoder("tiny", str(tmp_path))
+
+
+def test_one_that_can_not_be_reached(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"madebyollin/taesd could not be loaded.*hf download madebyollin/taesd"):
+        load_decoder("tiny", "sd1.5")
+
+
+def test_a_plan_looks_through_its_decoder(generator, tmp_path):
+    dataset, images = tiny_dataset(), {}
+    for decoder in ("own", "tiny"):
+        config = SynthesisConfig(num_inference_steps=4, feedback_scale=0.05, feedback_every=2, feedback_decoder=decoder)
+        plan = stages.plan(dataset, 6, config=config, generator=str(generator))
+        made = stages.synthesize(plan, dataset, tmp_path / decoder, classifier=TinyClassifier())
+        images[decoder] = np.stack([np.asarray(made.image(row)) for row in range(len(made))]).astype(int)
+    assert images["own"].shape[0] == 6 * len(CLASSES) - 12
+    assert np.abs(images["own"] - images["tiny"]).max() > 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"feedback_decode_size": 0}, "feedback_decode_size should be at least 1 pixel, got 0"),
+        ({"feedback_steps": (0, 30)}, "feedback_steps should be below num_inference_steps, 30; got 30"),
+        ({"feedback_through": "unet"}, "through should be one of"),
+    ],
+)
+def test_settings_that_can_not_work_are_refused_in_the_plan(changes, message):
+    with pytest.raises(ValueError, match=message):
+        stages.plan(tiny_dataset(), 6, config=SynthesisConfig(**changes))
