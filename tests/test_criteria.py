@@ -6,6 +6,7 @@ import torch
 from scipy.stats import entropy as scipy_entropy
 from scipy.stats import multivariate_normal
 from sklearn.covariance import LedoitWolf
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailsmith.guidance import criteria
 from tailsmith.guidance.criteria import fit_class_gaussians, get_criterion, hardness, mixture
@@ -85,6 +86,21 @@ def test_a_class_with_one_or_two_images_takes_the_pooled_covariance_around_their
     fitted = np.linalg.inv(gaussians.precisions[2].double().numpy())
     np.testing.assert_allclose(gaussians.means[2], features[labels == 2].mean(0), rtol=1e-5)
     np.testing.assert_allclose(fitted, pooled, rtol=2e-3, atol=2e-3 * np.trace(pooled))
+
+
+def test_only_the_batchs_own_gaussians_go_to_the_classifiers_device():
+    copied = []
+
+    class Copies(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten._to_copy.default:
+                copied.append(len(args[0]))
+            return function(*args, **(kwargs or {}))
+
+    gaussians = criteria.ClassGaussians(torch.zeros(50, 4), torch.zeros(50, 4, 4), torch.zeros(50))
+    with Copies():
+        hardness(gaussians)(torch.zeros(2, 50), torch.zeros(2, 4, device="meta"), torch.tensor([7, 9]))
+    assert copied == [2, 2, 2]
 
 
 def test_a_class_with_no_image_takes_the_mean_of_all():

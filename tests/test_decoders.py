@@ -56,6 +56,17 @@ def test_a_plan_looks_through_its_decoder(generator, tmp_path):
     assert np.abs(images["own"] - images["tiny"]).max() > 3
 
 
+def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_path, monkeypatch):
+    pipe, dataset, devices = tiny_pipeline(), tiny_dataset(), []
+    monkeypatch.setattr(type(pipe), "device", "meta")  # under CPU offload: where the weights wait
+    monkeypatch.setattr(stages, "load_decoder", lambda *_, device, dtype: devices.append(str(device)))
+    config = SynthesisConfig(num_inference_steps=1, feedback_scale=0.0)
+    plan = stages.plan(dataset, 6, config=config, generator=str(generator))
+    monkeypatch.setattr(type(pipe), "_execution_device", "cpu")
+    stages.synthesize(plan, dataset, tmp_path, pipe=pipe)
+    assert devices == ["cpu"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

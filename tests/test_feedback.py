@@ -263,6 +263,20 @@ def test_a_criterion_per_image(pipe, classifier):
         torch.testing.assert_close(mixed.values[4][image], pure.values[4][image], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("through", ["denoiser", "decoder"])
+def test_decoding_a_few_images_at_a_time_changes_nothing(through, pipe, classifier):
+    gradients = []
+    for at_once in (1, 2, 8):
+        with feedback(
+            pipe, classifier, ["entropy", "loss", largest_logit], 0.02, 2, labels=LABELS, through=through, views=2,
+            decode_batch_size=at_once, keep_gradients=True,
+        ) as record:  # fmt: skip
+            sample(pipe)
+        gradients.append(record.gradients[0])
+    torch.testing.assert_close(gradients[0], gradients[2], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(gradients[1], gradients[2], rtol=1e-3, atol=1e-4)
+
+
 def test_several_images_per_prompt(pipe, classifier):
     call = {"num_images_per_prompt": 2, "generator": torch.Generator().manual_seed(3)}
     with feedback(pipe, classifier, scale=0.02, labels=[0, 0, 1, 1]) as record:
@@ -410,6 +424,28 @@ def test_after_an_exception_in_the_middle_of_sampling_everything_is_as_before(cl
     assert torch.equal(sample(pipe), plain)
 
 
+def test_what_the_user_replaced_stays_replaced(classifier):
+    pipe = tiny_pipeline()
+    scheduler, own = pipe.scheduler, pipe.prepare_latents
+    pipe.prepare_latents = lambda *arguments, **options: own(*arguments, **options)
+    replaced = pipe.prepare_latents
+    with feedback(pipe, classifier, labels=LABELS):
+        pipe.scheduler = DDIMScheduler.from_config(scheduler.config)
+    assert pipe.prepare_latents is replaced
+    assert "step" not in {**vars(scheduler), **vars(pipe.scheduler)}
+
+
+def test_an_error_of_ones_own_is_not_taken_for_a_list_of_guidance_scales(pipe, classifier):
+    def mistaken(logits, features, labels):
+        return [1.0] > 0
+
+    with (
+        pytest.raises(TypeError, match="not supported between instances of 'list' and 'int'"),
+        feedback(pipe, classifier, mistaken, labels=LABELS),
+    ):
+        sample(pipe)
+
+
 # ---- other pipelines, schedulers, outputs ----
 
 
@@ -482,11 +518,15 @@ def test_text_only_stable_diffusion(pipe, classifier):
         ({"every": 0}, "every should be at least 1, got 0"),
         ({"steps": [2, -1]}, r"steps are counted from 0, got \[-1, 2\]"),
         ({"views": 0}, "views should be at least 1, got 0"),
+        ({"decode_batch_size": 0}, "decode_batch_size should be at least 1, got 0"),
         ({"scale": -0.1}, "scale should be finite and not negative, got -0.1"),
         ({"scale": float("nan")}, "scale should be finite and not negative, got nan"),
         ({"scale": [0.1, float("inf"), 0.1]}, "scale should be finite"),
         ({"scale": [0.1, 0.1]}, r"one number or one per image: 3 labels, scales \(2,\)"),
         ({"labels": []}, "labels should name the class of each image of the batch, got none"),
+        ({"labels": 2}, r"labels should be a list of whole numbers, one per image of the batch; got int64 \[\]"),
+        ({"labels": [[0], [1], [2]]}, r"labels should be a list of whole numbers.*got int64 \[3, 1\]"),
+        ({"labels": [0.5, 1, 2]}, r"labels should be a list of whole numbers.*got float32 \[3\]"),
     ],
 )
 def test_bad_arguments_are_refused_before_sampling(changes, message, pipe, classifier):

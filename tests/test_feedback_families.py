@@ -246,12 +246,44 @@ class Recording:
     ("changes", "message"),
     [
         ({"decoder": torch.nn.Linear(1, 1)}, r"decoder should be a diffusers autoencoder.*got Linear"),
+        ({"decoder": tiny_decoder(8)}, "decoder should take the pipeline's 4 latent channels, got one that takes 8"),
         ({"decode_size": 0}, "decode_size should be at least 1 pixel, got 0"),
     ],
 )
 def test_bad_decoders(changes, message, pipes):
     with pytest.raises(ValueError, match=message), feedback(pipes["sd15"], TinyClassifier(), labels=LABELS, **changes):
         pytest.fail("the block was entered")
+
+
+def test_a_decoder_on_another_device(pipes):
+    with (
+        pytest.raises(ValueError, match=r"the decoder is on meta, the pipeline samples on cpu; move one"),
+        feedback(pipes["sd15"], TinyClassifier(), labels=LABELS, decoder=tiny_decoder().to("meta")),
+    ):
+        sample("sd15", pipes["sd15"])
+
+
+def test_a_list_of_guidance_scales_where_it_is_an_input_of_the_denoiser(pipes):
+    with (
+        pytest.raises(ValueError, match=r"guidance_scale should be one number.*got a list"),
+        feedback(pipes["flux"], TinyClassifier(), labels=LABELS),
+    ):
+        sample("flux", pipes["flux"], guidance_scale=[1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize("through", ["denoiser", "decoder"])
+def test_a_callback_that_replaces_the_latents(through, pipes):
+    def replace(pipe, step, timestep, kept):
+        return {"latents": kept["latents"].detach().clone()}
+
+    context = feedback(pipes["sd15"], TinyClassifier(), labels=LABELS, every=2, through=through)
+    if through == "denoiser":
+        with pytest.raises(ValueError, match=r"replaced since the step before.*callback_on_step_end"), context:
+            sample("sd15", pipes["sd15"], callback_on_step_end=replace)
+    else:
+        with context as record:
+            sample("sd15", pipes["sd15"], callback_on_step_end=replace)
+        assert sorted(record.values) == [0, 2]
 
 
 def test_latents_of_unknown_shape(pipes, monkeypatch):

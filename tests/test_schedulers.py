@@ -13,6 +13,7 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
@@ -225,9 +226,9 @@ def test_the_score_update_samples_the_tilted_gaussian(kind, steps, prediction_ty
     for omega in (0.0, OMEGA):
         pipe = GaussianPipeline(kind() if flow else make(kind, prediction_type))
         classifier = lambda images: (images.flatten(1)[:, :2], images)  # noqa: E731
-        with feedback(pipe, classifier, linear, omega, every=1, update="score", labels=[0] * 512):
+        with feedback(pipe, classifier, linear, omega, every=1, update="score", labels=[0] * 256):
             torch.manual_seed(1)  # for schedulers that draw noise: the same twice, and it cancels
-            means.append(pipe(512, steps).mean().item())
+            means.append(pipe(256, steps).mean().item())
     tilted = MEAN + OMEGA * VARIANCE * SLOPE
     start = 0.0 if flow else float(DDIM_ALPHA_BAR[1 + 1000 // steps * (steps - 1)]) ** 0.5
     if kind in (DDPMScheduler, EulerAncestralDiscreteScheduler):  # noise forgets where it began, but for the step size
@@ -257,6 +258,13 @@ def test_unipc_is_refused_for_moves_of_the_latent_only():
     with pytest.raises(ValueError, match=r"can't use UniPC.*corrector.*use update='score', or set"):
         check_scheduler(UniPCMultistepScheduler(), "latent")
     check_scheduler(UniPCMultistepScheduler(), "score")
+
+
+def test_the_advice_for_flow_models_is_a_flow_scheduler():
+    unipc = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True)
+    for scheduler in (FlowMatchHeunDiscreteScheduler(), unipc):
+        with pytest.raises(ValueError, match=r"set pipe.scheduler = FlowMatchEulerDiscreteScheduler\.from_config"):
+            check_scheduler(scheduler, "latent")
 
 
 def test_unknown_schedulers_and_prediction_types_are_refused():

@@ -59,6 +59,41 @@ def test_an_image_of_a_batch_equals_the_same_request_alone(name):
     torch.testing.assert_close(together[1], alone[0], rtol=0, atol=5e-3)
 
 
+def test_an_image_that_overflows_spoils_no_other():
+    pipe = FAMILIES["sd15"]()
+    call = arguments("sd15", pipe, 3, (0, 1, 2))
+    latents = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    latents[2] = float("nan")
+    options = {"through": "denoiser-forward", "every": 2, "scale": 0.03}
+    with feedback(pipe, TinyClassifier(), labels=LABELS, **options) as record:
+        pipe(**call, latents=latents)
+    assert {skip.image for skip in record.skipped} == {2}
+
+
+def test_fluxs_patches_are_not_taken_for_images():
+    pipe, n = FAMILIES["flux"](), 8  # a tiny image has 16 patches: two for each image of the batch
+    call = {**arguments("flux", pipe, n, tuple(range(n))), "num_inference_steps": 1}
+    with feedback(pipe, TinyClassifier(), scale=0.03, labels=[0] * n, through="denoiser-forward") as record:
+        pipe(**call)
+    assert record.skipped == []
+
+
+def test_of_several_calls_in_a_step_the_conditional_one_is_repeated():
+    pipe, seen = FAMILIES["flux"](), []
+
+    def texts(module, arguments, options):
+        seen.append(options["encoder_hidden_states"])
+
+    handle = pipe.transformer.register_forward_pre_hook(texts, with_kwargs=True)
+    call = {**arguments("flux", pipe, 1, (0,)), "negative_prompt": ["bag"], "true_cfg_scale": 2.0}
+    with feedback(pipe, TinyClassifier(), scale=0.03, steps=[1], labels=[0], through="denoiser-forward"):
+        pipe(**call)
+    handle.remove()
+    conditional, negative, repeated = seen[2], seen[3], seen[4]  # after the first step's two
+    assert not torch.equal(conditional, negative)
+    assert torch.equal(repeated, conditional)
+
+
 def test_afterwards_the_denoiser_is_as_before():
     pipe = FAMILIES["sd15"]()
     with feedback(pipe, TinyClassifier(), labels=LABELS, through="denoiser-forward"):

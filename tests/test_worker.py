@@ -123,6 +123,27 @@ def test_without_feedback_no_classifier_is_needed_and_there_is_no_criterion_valu
 # ---- shards ----
 
 
+def test_a_classifier_in_training_mode_learns_nothing_from_what_it_sees(pipe):
+    class Normalised(TinyClassifier):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(6)
+
+        def forward(self, images):
+            logits, features = super().forward(images)
+            return logits, self.norm(features)
+
+    classifier = Normalised().train()
+    render(Worker(pipe, DATASET, classifier), tiny_plan(feedback_scale=0.0))
+    assert int(classifier.norm.num_batches_tracked) == 0
+    assert classifier.norm.training
+
+
+def test_a_shard_that_the_plan_does_not_have(pipe, classifier, tmp_path):
+    with pytest.raises(ValueError, match=r"the plan has the shards 0-2, got 7"):
+        stages.synthesize(tiny_plan(), DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=[0, 7])
+
+
 def test_a_finished_shard_is_not_rendered_again(pipe, classifier, tmp_path):
     plan = tiny_plan()
     stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=[0, 2])

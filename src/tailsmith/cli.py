@@ -181,7 +181,7 @@ def _parsed(name: str, argv: list[str]) -> dict[str, Any]:
             _take_recipe(parser, argv)
         given = parser.parse_args(argv).as_dict()
     except argparse.ArgumentError as error:
-        raise ValueError(f"{parse_error(str(error), parser)}; `tailsmith {name} --help` lists all") from error
+        raise ValueError(f"{parse_error(str(error), _types(parser))}; `tailsmith {name} --help` lists all") from error
     hints = get_type_hints(COMMANDS[name])
     arguments: dict[str, Any] = {}
     for parameter in [each for kind in _parameters(COMMANDS[name]) for each in kind]:
@@ -198,7 +198,7 @@ def _parsed(name: str, argv: list[str]) -> dict[str, Any]:
 
 def _take_recipe(parser: ArgumentParser, argv: list[str]) -> None:
     """A recipe's settings become the parser's defaults, so that a --config file and options win over them."""
-    given = parser.parse_args([token for token in argv if token != "--print_config"])
+    given = parser.parse_args([token for token in argv if token.partition("=")[0] != "--print_config"])
     if given[RECIPE] is not None:
         from tailsmith.recipe import defaults
 
@@ -210,18 +210,18 @@ def _normalized(argv: list[str], parser: ArgumentParser) -> list[str]:
 
     An argument that has its place may be given by its name as well: `--data ROOT`.
     """
-    actions = {option: action for action in parser._actions for option in action.option_strings}
+    types = _types(parser)
     placed = {f"--{action.dest}" for action in parser._actions if not action.option_strings}
-    lists = {option for option, action in actions.items() if _takes_list(action)}
+    lists = {option for option, hint in types.items() if _takes_list(hint)}
     result: list[str] = []
     for position, token in enumerate(argv):
         option, equals, value = token.partition("=")
         known = "--" + option[2:].replace("-", "_")
         if known in placed and option.startswith("--"):
             result += [value] if equals else []
-        elif option.startswith("--") and known in actions:
+        elif option.startswith("--") and known in types:
             value = _bracketed(value) if known in lists and equals else value
-            if getattr(actions[known], "_typehint", None) is bool and not equals:
+            if types[known] is bool and not equals:
                 following = argv[position + 1] if position + 1 < len(argv) else ""
                 equals, value = ("", "") if following in ("true", "false") else ("=", "true")
             result.append(f"{known}{equals}{value}")
@@ -230,8 +230,19 @@ def _normalized(argv: list[str], parser: ArgumentParser) -> list[str]:
     return result
 
 
-def _takes_list(action: argparse.Action) -> bool:
-    hint = getattr(action, "_typehint", None)
+def _types(parser: ArgumentParser) -> dict[str, Any]:
+    """Option -> its type, or None; those in sections that may be absent (`search`) as well, which are no actions."""
+    types: dict[str, Any] = {}
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        for option in action.option_strings:
+            types[option] = hint
+            for section in filter(is_dataclass, get_args(hint)):
+                types |= {f"{option}.{name}": each for name, each in get_type_hints(section).items()}
+    return types
+
+
+def _takes_list(hint: Any) -> bool:
     return tuple in (get_origin(hint), *(get_origin(each) for each in get_args(hint)))
 
 

@@ -16,7 +16,7 @@ from tailsmith.text_tables import accuracy_text, arms_text, best_validation, dat
 
 Target = int | str | dict[str, int]
 
-_NO_CONFIG = SynthesisConfig()
+_NO_CONFIG, _TRAIN = SynthesisConfig(), TrainConfig()
 
 
 def demo(
@@ -130,7 +130,7 @@ def train(
     out: Path,  # folder for the classifier
     synthetic: Path | None = None,  # folder of shards that `tailsmith synthesize` filled
     augmentation: str = "crop-flip-colour",
-    train: TrainConfig = TrainConfig(),  # noqa: B008 - frozen
+    train: TrainConfig = _TRAIN,
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
 ) -> None:
@@ -246,6 +246,9 @@ def reproduce(
     from tailsmith.reproduction.sweep import sweep
     from tailsmith.reproduction.tables import COLUMNS, markdown_table
 
+    known = (*COLUMNS, "feedback-sweep")
+    if experiment not in known:
+        raise ValueError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
     if experiment == "feedback-sweep":
         for seed in seeds:
             sweep(out, results, seed, command)

@@ -18,6 +18,7 @@ from tailsmith.files import read_json, write_json
 from tailsmith.run_directory import RunDirectory, environment
 from tailsmith.run_report import write_run_report
 from tailsmith.sample_study import Study, study_samples
+from tailsmith.sample_study import settings as study_settings
 from tailsmith.search import best_of_trials, over_seeds
 from tailsmith.synthesis.generators import generator_hash, load_generator, preset
 
@@ -168,6 +169,8 @@ def _check(config: RunConfig, dataset: Dataset) -> None:
         if ARMS[arm]["synthesis"] is not None:
             stages.checked_settings(dataset, arm_synthesis(config, arm), config.generator)
             stages.missing(dataset, config.target, config.per)
+    for changes in study_settings(config).values():
+        stages.checked_settings(dataset, replace(config.synthesis, **changes), config.generator)
     if not len(dataset.split("test")):
         raise ValueError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")
 

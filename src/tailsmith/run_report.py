@@ -91,7 +91,7 @@ def _targets(config: RunConfig, dataset: Dataset, counts: Any) -> dict[str, int]
 
 
 def _gallery(directory: RunDirectory, config: RunConfig, dataset: Dataset) -> list[GalleryRow]:
-    """Rarest first; real | text only | image + text | with the studied feedback scale nearest to the run's own."""
+    """Rarest first; real | without feedback, each conditioning | with the studied feedback scale nearest to the run's own."""
     columns = _columns(config)
     samples = {title: _samples(directory, name, dataset) for title, name in columns.items()}
     rows = []
@@ -119,9 +119,7 @@ def _columns(config: RunConfig) -> dict[str, str]:
         key=lambda name: abs(named[name]["feedback_scale"] - config.synthesis.feedback_scale),
         default=None,
     )
-    columns = {"text only": "text only"}
-    if "image + text" in named:
-        columns["image + text"] = "image + text"
+    columns = {name: name for name, changes in named.items() if changes["feedback_scale"] == 0}
     if nearest:
         columns[f"with {nearest}"] = nearest
     return columns

@@ -32,6 +32,7 @@ from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
 RAREST = 4  # classes or groups that are looked at
 PER_CLASS = 16  # images of each, per setting
+CONDITIONED = {"text": "text only", "image": "image only", "image+text": "image + text"}
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,17 @@ def study_samples(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def settings(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """What is varied: text only, then image and text at growing feedback scales."""
-    chosen: dict[str, dict[str, Any]] = {"text only": {"conditioning": "text", "feedback_scale": 0.0}}
+    """What is varied: text only, then the run's own conditioning at growing feedback scales.
+
+    Where that is the image, there is no text: the generator (Kandinsky) takes none.
+    """
+    own = config.synthesis.conditioning
+    chosen: dict[str, dict[str, Any]] = {}
+    if own != "image":
+        chosen["text only"] = {"conditioning": "text", "feedback_scale": 0.0}
     for scale in config.study_scales:
-        name = "image + text" if scale == 0 else f"feedback ω = {scale:g}"
-        chosen[name] = {"conditioning": "image+text", "feedback_scale": scale}
+        name = CONDITIONED.get(own, own) if scale == 0 else f"feedback ω = {scale:g}"
+        chosen[name] = {"conditioning": own, "feedback_scale": scale}
     return chosen
 
 

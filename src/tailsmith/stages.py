@@ -16,7 +16,7 @@ from tailsmith.classification.prediction import predict, predict_with_features
 from tailsmith.classification.training import train_classifier
 from tailsmith.config import SynthesisConfig, TrainConfig
 from tailsmith.data import benchmarks, embedded, readers
-from tailsmith.data.checks import check_conditionable
+from tailsmith.data.checks import check_conditionable, class_difference
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
@@ -166,12 +166,17 @@ def synthesize(
     _check_match(plan, dataset, classifier)
     _claim(out, plan)
     mine = plan.shards if shards is None else shards
+    if unknown := sorted(set(mine) - set(plan.shards)):
+        raise ValueError(f"the plan has the shards {plan.shards[0]}-{plan.shards[-1]}, got {unknown[0]}")
     unfinished = [number for number in mine if not shard_path(out, number).exists()]
     if unfinished:
         pipe = pipe if pipe is not None else load_generator(plan.meta["generator"])
         gaussians = _gaussians(plan, dataset, classifier)
         decoder = load_decoder(
-            plan.meta["synthesis"]["feedback_decoder"], plan.meta["generator"], device=pipe.device, dtype=pipe.dtype
+            plan.meta["synthesis"]["feedback_decoder"],
+            plan.meta["generator"],
+            device=pipe._execution_device,  # under CPU offload pipe.device is where the weights wait
+            dtype=pipe.dtype,
         )
         worker = Worker(pipe, dataset.split("train"), classifier, gaussians, batch_size, decoder)
         total = sum(map(plan.shard_size, mine))
@@ -222,7 +227,7 @@ def _check_classes(classifier: Any, dataset: Dataset, advice: str) -> None:
     names = tuple(getattr(classifier, "class_names", dataset.class_names))
     if names != dataset.class_names:
         raise ValueError(
-            f"the classifier knows the classes {list(names)}, the dataset has {list(dataset.class_names)}; {advice}"
+            f"the classifier's classes are not the dataset's: it {class_difference(names, dataset.class_names)}; {advice}"
         )
 
 
@@ -234,7 +239,8 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
     ):
         if tuple(names) != expected:
             raise ValueError(
-                f"the plan is for the classes {list(expected)}, the {what} has {list(names)}; make a new plan"
+                f"the plan is for other classes than the {what}'s, which {class_difference(names, expected)}; "
+                "make a new plan"
             )
     if classifier is None and bool((plan.table["feedback_scale"] > 0).any()):
         raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback_scale=0")

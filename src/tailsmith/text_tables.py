@@ -142,8 +142,8 @@ def _number(value: float | None) -> str:
 
 def _duration(hours: float, unit: str) -> str:
     if hours < 1 / 60:
-        return f"{hours * 3600:.0f} seconds"
-    return f"{hours * 60:.0f} minutes" if hours < 2 else f"{hours:,.1f} {unit}"
+        return counted(max(round(hours * 3600), 1), "second")
+    return counted(round(hours * 60), "minute") if hours < 2 else f"{hours:,.1f} {unit}"
 
 
 def _bytes(count: float) -> str:

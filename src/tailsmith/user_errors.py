@@ -2,37 +2,59 @@
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import errno
 import os
 import re
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a user can mend without knowing our code, beside a full disk.
 _MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
 
 
-def parse_error(message: str, parser: argparse.ArgumentParser) -> str:
-    """jsonargparse's complaint in our words: what was got, what is expected."""
-    message = " ".join(message.split())
-    actions = {option: action for action in parser._actions for option in action.option_strings}
+# What jsonargparse says of a value in a section that may be absent (`search`), around what it says of that value.
+_IN_SECTION = r"Parser key \"([\w.]+)\":.*? Problem with given class_path '[\w.]+': (.*) - Expected a <class 'NoneType'>"
+
+
+def parse_error(message: str, types: Mapping[str, Any]) -> str:
+    """jsonargparse's complaint in our words: what was got, what is expected. `types`: every option and its type."""
+    message, section = " ".join(message.split()), ""
+    if within := re.search(_IN_SECTION, message):
+        section, message = f"{within[1]}.", within[2]
     if unknown := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
-        return f"unknown option {unknown[1]}{_close(unknown[1].replace('-', '_'), actions)}"
+        return f"unknown option {unknown[1]}{_close(unknown[1].replace('-', '_'), types)}"
+    if (strays := re.search(r"unrecognized arguments: (.+)$", message)) and "--data" in types:
+        return f"{strays[0]}, did you mean --data {strays[1]}?"
     if unknown := re.search(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.-]+)'", message):
         key = f"{unknown[1]}.{unknown[2]}" if unknown[1] else unknown[2]
-        return f"unknown key {key!r}{_close(f'--{key}', actions)}"
+        return f"unknown key {section + key!r}{_close(f'--{section}{key}', types)}"
     if wrong := re.search(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)$', message):
-        hint = getattr(actions.get(f"--{wrong[1]}"), "_typehint", None)
-        return f"{wrong[1]} should be {getattr(hint, '__name__', hint) if hint else 'given'}, got {wrong[2]!r}"
+        key = section + wrong[1]
+        inside = [option for option in types if option.startswith(f"--{key}.")]
+        expected = f"a section of {', '.join(inside)}" if inside else _described(types.get(f"--{key}"))
+        return f"{key} should be {expected}, got {wrong[2]!r}"
     if lacking := re.search(r"arguments are required: (.*)$", message):
-        options = [f"--{each}" if f"--{each}" in actions else each.upper() for each in lacking[1].split(", ")]
+        options = [f"--{each}" if f"--{each}" in types else each.upper() for each in lacking[1].split(", ")]
         return f"missing: {', '.join(options)}"
     return re.sub(r'Parser key "([\w.]+)":', r"--\1:", message)
 
 
-def _close(option: str, actions: dict[str, argparse.Action]) -> str:
-    close = difflib.get_close_matches(option, actions, n=3)
+def _described(hint: Any) -> str:
+    """A type as a user reads it: "int", "float | None", "a list of float"."""
+    if get_origin(hint) in (Union, UnionType):
+        return " | ".join(map(_described, get_args(hint)))
+    if get_origin(hint) is tuple:
+        return f"a list of {_described(get_args(hint)[0])}"
+    if hint is None or hint is NoneType:
+        return "given" if hint is None else "None"
+    return str(hint) if get_args(hint) else str(getattr(hint, "__name__", hint))
+
+
+def _close(option: str, types: Mapping[str, Any]) -> str:
+    close = difflib.get_close_matches(option, types, n=3)
     return f", did you mean {' or '.join(each.lstrip('-') for each in close)}?" if close else ""
 
 
@@ -40,7 +62,7 @@ def explained(error: Exception) -> str | None:
     """One line for the user, None for what is no user's doing."""
     if isinstance(error, ValueError):
         return " ".join(str(error).split())
-    number, path = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+    number, path = (error.errno, error.filename2 or error.filename) if isinstance(error, OSError) else (None, None)
     if number in _FULL or "(os error 28)" in str(error):  # the latter from safetensors, which is written in Rust
         where = f" while writing {path}" if path else ""
         return f"disk full{where}; free space and run the same command again, nothing already written is lost"

@@ -70,6 +70,21 @@ def check_conditionable(dataset: Dataset) -> None:
         )
 
 
+def class_difference(has: Sequence[str], expected: Sequence[str]) -> str:
+    """What class names have instead of the expected ones, the first few of a thousand."""
+    lacking, others = sorted(set(expected) - set(has)), sorted(set(has) - set(expected))
+    if lacking or others:
+        parts = [f"{what} {_first(names)}" for what, names in (("lacks", lacking), ("has", others)) if names]
+        return " and ".join(parts)
+    place = next(place for place, name in enumerate(has) if name != expected[place])
+    return f"has the same classes in another order, first {has[place]!r} in place of {expected[place]!r}"
+
+
+def _first(names: Sequence[str], most: int = 3) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
 def check_overlap(dataset: Dataset, hashes: Sequence[str]) -> None:
     """No image content [n] lies in two splits."""
     first: dict[str, int] = {}  # content -> the first row that has it

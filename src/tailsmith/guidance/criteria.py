@@ -39,10 +39,11 @@ def hardness(gaussians: ClassGaussians) -> Criterion:
     """
 
     def criterion(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        offset = features.float() - gaussians.means.to(features.device)[labels]  # [N, D]
-        precision = gaussians.precisions.to(features.device)[labels]  # [N, D, D]
+        rows = labels.to(gaussians.means.device)  # a thousand classes' precisions would fill the classifier's device
+        offset = features.float() - gaussians.means[rows].to(features.device)  # [N, D]
+        precision = gaussians.precisions[rows].to(features.device)  # [N, D, D]
         mahalanobis = torch.einsum("nd,nde,ne->n", offset, precision, offset)
-        log_determinant = gaussians.log_determinants.to(features.device)[labels]
+        log_determinant = gaussians.log_determinants[rows].to(features.device)
         return 0.5 * (mahalanobis + log_determinant + features.shape[1] * math.log(2 * math.pi))
 
     return criterion

@@ -35,6 +35,7 @@ def feedback(
     through: str = "denoiser",
     decoder: torch.nn.Module | None = None,
     decode_size: int | None = None,
+    decode_batch_size: int = 8,
     reuse: bool = False,
     checkpointing: bool = False,
     gaussians: ClassGaussians | None = None,
@@ -54,6 +55,7 @@ def feedback(
     forward pass of the conditional branch, and keeps no graph (tangent.py); "decoder" stops at x0-hat (as MPGD).
     `decoder`: a cheaper autoencoder for the classifier's view of x0-hat, e.g. AutoencoderTiny; the pipeline still
     decodes its images with its own. `decode_size`: pixels of that view's short side, by resizing the latents.
+    `decode_batch_size`: how many images are decoded and differentiated at a time; fewer take less memory.
     `reuse`: follow the last gradient at the steps in between as well (appendix G.1).
     `checkpointing`: less memory for the denoiser's and decoder's backward pass, for one more forward pass.
     `views` > 1 averages the criterion over random shifts and flips of x0-hat.
@@ -65,13 +67,20 @@ def feedback(
     """
     decode = _check_pipeline(pipe, update, decoder, decode_size)
     check_options(every=every, steps=steps, update=update, through=through, views=views)
-    if len(labels) == 0:
+    if decode_batch_size < 1:
+        raise ValueError(f"decode_batch_size should be at least 1, got {decode_batch_size}")
+    classes = torch.as_tensor(labels)
+    if classes.numel() == 0:
         raise ValueError("labels should name the class of each image of the batch, got none")
+    if classes.ndim != 1 or classes.is_floating_point():
+        got = f"{str(classes.dtype).removeprefix('torch.')} {list(classes.shape)}"
+        raise ValueError(f"labels should be a list of whole numbers, one per image of the batch; got {got}")
     guide = GuidedStep(
         classifier=classifier,
-        criterion=_one_criterion(criterion, len(labels), gaussians),
+        criterion=_criterion_of(criterion, len(labels), gaussians),
         decode=decode,
-        labels=torch.as_tensor(labels, dtype=torch.long),
+        decode_batch_size=decode_batch_size,
+        labels=classes.long(),
         scale=_strengths(scale, len(labels)),
         update=update,
         through=through,
@@ -99,10 +108,10 @@ def _attached(hook: Hook) -> Iterator[None]:
     try:
         yield
     except TypeError as error:
-        compared = re.search(r"not supported between instances of '(list|tuple)'", str(error))
-        if compared:  # pipelines ask whether guidance_scale > 1 before anything of ours is called
+        refused = re.search(r"(not supported between instances of|must be Number, not) '?(list|tuple)", str(error))
+        if refused and hook.index < 0:  # pipelines ask whether guidance_scale > 1, or make a tensor of it, at first
             raise ValueError(
-                f"guidance_scale should be one number for a pipeline call, got a {compared[1]}; make one call for each"
+                f"guidance_scale should be one number for a pipeline call, got a {refused[2]}; make one call for each"
             ) from error
         raise
     finally:
@@ -216,15 +225,17 @@ def _strengths(scale: float | Sequence[float], n: int) -> Tensor:
     return scales.expand(n)
 
 
-def _one_criterion(
+def _criterion_of(
     criterion: str | Criterion | Sequence[str | Criterion], n: int, gaussians: ClassGaussians | None
-) -> Criterion:
-    """Whatever the caller gave as one function of the batch."""
+) -> Callable[[slice], Criterion]:
+    """Rows of the batch -> the criterion of these images, from whatever the caller gave."""
     if isinstance(criterion, str) or callable(criterion):
-        return get_criterion(criterion, gaussians)
+        one = get_criterion(criterion, gaussians)
+        return lambda rows: one
     if len(criterion) != n:
         raise ValueError(f"a list of criteria should name one per image: {n} labels, {len(criterion)} criteria")
-    return mixture(criterion, gaussians)
+    mixture(criterion, gaussians)  # complains of an unknown name now
+    return lambda rows: mixture(criterion[rows], gaussians)
 
 
 def _guided_steps(every: int, steps: Sequence[int] | None) -> Callable[[int], bool]:

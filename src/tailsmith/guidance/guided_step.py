@@ -50,8 +50,9 @@ class GuidedStep:
     """Everything one guided step needs beside the step itself; fixed for a pipeline call."""
 
     classifier: Classifier
-    criterion: Criterion
+    criterion: Callable[[slice], Criterion]  # of these images of the batch
     decode: Decoder
+    decode_batch_size: int
     labels: Tensor  # [N]
     scale: Tensor  # [N]
     update: str  # "latent" or "score"
@@ -65,17 +66,17 @@ class GuidedStep:
         self, step: int, model_output: Tensor, sample: Tensor, at: Noising, size: Size, tangent: Tangent | None
     ) -> Tensor:
         """dC/dx [N, ...] in fp32; through the denoiser, `sample` is what its graph begins with."""
-        with torch.enable_grad(), self.decode.at_safe_precision():
+        with torch.set_grad_enabled(self.through == "denoiser"):
             x0 = predicted_x0(model_output, sample, at)
-            if self.through != "denoiser":
-                x0 = x0.detach().requires_grad_()
-            values = self._criterion_values(step, self.decode(x0, size))
-            gradient = _differentiate(values, sample if self.through == "denoiser" else x0)
-        if self.through == "decoder":  # x0-hat moves as if eps were constant: dx0/dx = 1 / a
-            gradient = gradient * at.reach
-        elif tangent is not None:
+        with torch.enable_grad(), self.decode.at_safe_precision():
+            values, gradient = self._by_x0(step, x0.detach(), size)
+        if tangent is not None:
             gradient = tangent.product(gradient, sample, at)
-        self.record.values[step] = values.detach()
+        elif self.through == "denoiser":
+            gradient = _pulled_back(gradient, x0, sample)
+        else:  # x0-hat moves as if eps were constant: dx0/dx = 1 / a
+            gradient = gradient * at.reach
+        self.record.values[step] = values
         self._note_skipped(step, gradient)
         if self.keep_gradients:
             self.record.gradients[step] = gradient
@@ -92,14 +93,25 @@ class GuidedStep:
             return move_latent(model_output, sample, relative_step(gradient, sample, scale), at)
         return move_score(model_output, sample, gradient * over_images(scale, gradient), at)
 
-    def _criterion_values(self, step: int, images: Tensor) -> Tensor:
-        """The criterion of each image [N, 3, H, W] -> [N], averaged over the views."""
-        labels = self.labels.to(images.device)
+    def _by_x0(self, step: int, x0: Tensor, size: Size) -> tuple[Tensor, Tensor]:
+        """Criterion [N] and dC/dx0 [N, ...] in fp32, a few images at a time: their pixels are what takes memory."""
+        values, gradients = [], []
+        for start in range(0, len(x0), self.decode_batch_size):
+            rows = slice(start, start + self.decode_batch_size)
+            some = x0[rows].detach().requires_grad_()
+            value = self._criterion_values(step, self.decode(some, size), rows)
+            gradients.append(_differentiate(value, some))
+            values.append(value.detach())
+        return torch.cat(values), torch.cat(gradients)
+
+    def _criterion_values(self, step: int, images: Tensor, rows: slice) -> Tensor:
+        """The criterion of each image [n, 3, H, W] -> [n], averaged over the views."""
+        labels, criterion = self.labels[rows].to(images.device), self.criterion(rows)
         total = torch.zeros(len(labels), device=images.device)
         for view in range(self.views):
             seed = (self.view_seed * 1009 + step) * 97 + view
             logits, features = self.classifier(images if self.views == 1 else _random_view(images, seed))
-            total = total + per_image(self.criterion, logits, features, labels) / self.views
+            total = total + per_image(criterion, logits, features, labels) / self.views
         return total
 
     def _note_skipped(self, step: int, gradient: Tensor) -> None:
@@ -133,6 +145,14 @@ def _differentiate(values: Tensor, source: Tensor) -> Tensor:
         if bool(torch.isfinite(result).all()):
             break
     return result
+
+
+def _pulled_back(gradient: Tensor, x0: Tensor, sample: Tensor) -> Tensor:
+    """dC/dx0 -> dC/dx in fp32 through the graph of x0-hat, of length 1 per entry on the way lest fp16 loses it."""
+    length = over_images(_norms(gradient) / gradient[0].numel() ** 0.5, gradient)
+    unit = (gradient / length.clamp_min(torch.finfo(torch.float32).tiny)).to(x0.dtype)
+    (pulled,) = torch.autograd.grad(x0, sample, unit)
+    return pulled.float() * length
 
 
 HIDDEN_GRADIENT = (

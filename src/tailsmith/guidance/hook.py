@@ -34,8 +34,9 @@ class Hook:
         self.gradient: Tensor | None = None  # the last one
 
     def attach(self) -> None:
-        scheduler = self.pipe.scheduler
+        self._scheduler = scheduler = self.pipe.scheduler  # the block may put another in its place
         self._own_step, self._own_prepare = scheduler.step, self.pipe.prepare_latents
+        self._patched = "prepare_latents" in vars(self.pipe)  # by the user
         # pipelines read the signature of `step` to know whether to pass eta and generator
         scheduler.step = functools.update_wrapper(functools.partial(self.step), self._own_step)
         self.pipe.prepare_latents = self.prepare_latents
@@ -43,8 +44,10 @@ class Hook:
             self.tangent.attach()
 
     def detach(self) -> None:
-        """The classes' own methods show again."""
-        del self.pipe.scheduler.step, self.pipe.prepare_latents
+        """The pipeline's and its scheduler's own methods show again."""
+        del self._scheduler.step, self.pipe.prepare_latents
+        if self._patched:
+            self.pipe.prepare_latents = self._own_prepare
         if self.tangent is not None:
             self.tangent.detach()
 
@@ -70,6 +73,8 @@ class Hook:
             model_output, sample = self._move(where, model_output, sample)
         with torch.no_grad():
             result = self._own_step(model_output.detach(), timestep, sample.detach(), *arguments, **options)
+        if self.tangent is not None:
+            self.tangent.forget()
         begins = begins_step(scheduler)  # whether the call after this one will begin a step
         follows = where + 1 < len(scheduler.timesteps)
         record = follows and self._asks(self.index + int(begins), begins)
@@ -92,6 +97,12 @@ class Hook:
         at = noising(self.pipe.scheduler, where)
         output, variance = _without_variance(model_output, sample)
         if self.guided(self.index):
+            if self.guide.through == "denoiser" and not sample.requires_grad:
+                raise ValueError(
+                    "the latents of a guided step were replaced since the step before, so that feedback can't "
+                    "differentiate through the denoiser; have callback_on_step_end leave latents alone, or use "
+                    "through='decoder'"
+                )
             self.gradient = self.guide.gradient(self.index, output, sample, at, self.size, self.tangent)
         assert self.gradient is not None
         output, sample = self.guide.move(self.gradient, output, sample, at)
@@ -112,12 +123,13 @@ class Hook:
                 f"got {len(labels)} labels"
             )
         height, width = self.guide.decode.image_size(latents, self.size)
-        weights = list(classifier.parameters()) if isinstance(classifier, torch.nn.Module) else []
-        if weights and weights[0].device != latents.device:
-            raise ValueError(
-                f"the classifier is on {weights[0].device}, the pipeline samples on {latents.device}; move one of "
-                "them, e.g. classifier.to(pipe.device)"
-            )
+        for name, module in (("classifier", classifier), ("decoder", self.guide.decode.cheap)):
+            weights = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
+            if weights and weights[0].device != latents.device:
+                raise ValueError(
+                    f"the {name} is on {weights[0].device}, the pipeline samples on {latents.device}; move one of "
+                    f'them, e.g. {name}.to("{latents.device}")'
+                )
         with torch.enable_grad():
             image = torch.full((1, 3, height, width), 0.5, device=latents.device, requires_grad=True)
             logits, _ = classifier(image)

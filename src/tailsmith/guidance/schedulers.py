@@ -57,16 +57,20 @@ REFUSED["PNDMScheduler", "score"] = REFUSED["PNDMScheduler", "latent"]
 def check_scheduler(scheduler: Any, update: str) -> None:
     """Raise ValueError unless feedback is known to be right with this scheduler."""
     name = type(scheduler).__name__
+    instead = (
+        "FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config), made for flow matching"
+        if name.startswith("FlowMatch") or getattr(scheduler.config, "prediction_type", "") == "flow_prediction"
+        else "DDIMScheduler.from_config(pipe.scheduler.config), as the paper does"
+    )
     if (name, update) in REFUSED:
         other = "use update='score', or " if (name, "score") not in REFUSED else ""
         raise ValueError(
             f"feedback can't use {name} with update={update!r}: {REFUSED[name, update]}; {other}set "
-            "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config), as the paper does"
+            f"pipe.scheduler = {instead}"
         )
     if name not in SCHEDULERS:
         raise ValueError(
-            f"feedback supports the schedulers {list(SCHEDULERS)}, got {name}; set "
-            "pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config), as the paper does"
+            f"feedback supports the schedulers {list(SCHEDULERS)}, got {name}; set pipe.scheduler = {instead}"
         )
     for name in ("clip_sample", "thresholding"):
         if getattr(scheduler.config, name, False):

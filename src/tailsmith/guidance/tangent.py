@@ -26,7 +26,10 @@ def denoiser_of(pipe: Any) -> torch.nn.Module:
 
 
 class Tangent:
-    """Remembers the pipeline's last denoiser call, and repeats it a little way along a direction."""
+    """Remembers the first denoiser call of a step, and repeats it a little way along a direction.
+
+    The first is the conditional one where a pipeline makes several (Flux's true guidance, SD3's skipped layers).
+    """
 
     def __init__(self, pipe: Any) -> None:
         self.denoiser = denoiser_of(pipe)
@@ -38,10 +41,15 @@ class Tangent:
 
     def detach(self) -> None:
         self.handle.remove()
+        self.forget()
+
+    def forget(self) -> None:
+        """The step is over."""
         self.call = None
 
     def _remember(self, module: Any, arguments: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
-        self.call = (arguments, options, output[0])
+        if self.call is None:
+            self.call = (arguments, options, output[0])
 
     @torch.no_grad()
     def product(self, direction: Tensor, sample: Tensor, at: Noising) -> Tensor:
@@ -52,20 +60,20 @@ class Tangent:
         """
         assert self.call is not None
         arguments, options, output = self.call
-        n = len(sample)
-        arguments, options, output = _last(n, (arguments, options, output))
+        if len(output) == 2 * len(sample):
+            arguments, options, output = _last(len(sample), self.call)
         seen = arguments[0] if arguments else options[name_of_input(options)]
         length = torch.linalg.vector_norm(sample.float().flatten(1), dim=1)
         steepness = torch.linalg.vector_norm(direction.flatten(1), dim=1)
         unit = over_images(DISTANCE * length / steepness.clamp_min(1e-30), direction)  # [N, 1, ...]
         offset = (direction * unit).to(sample.dtype)
-        scaling = (seen.float() * sample.float()).sum() / sample.float().square().sum()  # by scale_model_input
+        overlap = (seen.float() * sample.float()).flatten(1).sum(1)  # per image: one that overflowed spoils no other
+        scaling = over_images(overlap / length.square(), sample)  # by scale_model_input
         moved = seen + (scaling * offset).to(seen.dtype)
         if arguments:
             there = self.denoiser(moved, *arguments[1:], **options)[0]
         else:
             there = self.denoiser(**{**options, name_of_input(options): moved})[0]
-        self.call = None
         channels = slice(None, sample.shape[1])  # without a learned variance
         before = predicted_x0(output[:, channels].float(), sample.float(), at)
         after = predicted_x0(there[:, channels].float(), (sample + offset).float(), at)
@@ -78,7 +86,7 @@ def name_of_input(options: dict[str, Any]) -> str:
 
 
 def _last(n: int, call: Any) -> Any:
-    """The last n rows of everything that has a row per image or two: unconditional and conditional, in this order."""
+    """The last n of what has 2 n rows: under classifier-free guidance, the conditional ones after the others."""
 
     def rows(value: Any) -> Any:
         whole = isinstance(value, Tensor) and value.ndim > 0 and len(value) == 2 * n

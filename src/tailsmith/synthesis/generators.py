@@ -206,7 +206,9 @@ def _set_scheduler(pipe: Any, family: Family) -> None:
     import diffusers
 
     if type(pipe.scheduler).__name__ != family.scheduler:
-        pipe.scheduler = getattr(diffusers, family.scheduler).from_config(pipe.scheduler.config)
+        clips = family.scheduler == "DDIMScheduler" and "clip_sample" not in pipe.scheduler.config  # its default
+        unsaid = {"clip_sample": False} if clips else {}
+        pipe.scheduler = getattr(diffusers, family.scheduler).from_config(pipe.scheduler.config, **unsaid)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.worker import read_shards, shard_path, synthetic_dataset
@@ -32,10 +33,11 @@ def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
 def finished_images(folder: Path, dataset: Dataset) -> Dataset:
     """The images of a folder whose plan is fulfilled; ValueError for half of a plan, or another dataset's."""
     requests = Plan.read(folder / "plan.parquet")
-    if tuple(requests.meta["class_names"]) != dataset.class_names:
+    planned = tuple(requests.meta["class_names"])
+    if planned != dataset.class_names:
         raise ValueError(
-            f"the images in {folder} are of the classes {requests.meta['class_names']}, the data has "
-            f"{list(dataset.class_names)}; synthesize for this data"
+            f"the images in {folder} are of other classes than the data, which "
+            f"{class_difference(dataset.class_names, planned)}; synthesize for this data"
         )
     there = [number for number in requests.shards if shard_path(folder, number).exists()]
     if len(there) < len(requests.shards):

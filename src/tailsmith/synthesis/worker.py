@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.files import write_atomically
 from tailsmith.guidance.criteria import ClassGaussians, get_criterion, mixture
@@ -194,7 +195,8 @@ class Worker:
         if self.classifier is None:
             return [float("nan")] * len(batch)
         names = batch["criterion"].tolist()
-        logits, features = self.classifier(images.to(self.pipe._execution_device).float() / 255)
+        with evaluation_mode(self.classifier) if isinstance(self.classifier, torch.nn.Module) else nullcontext():
+            logits, features = self.classifier(images.to(self.pipe._execution_device).float() / 255)
         labels = torch.as_tensor(batch["label"].to_numpy(copy=True), device=logits.device)
         values: list[float] = mixture(names, self.gaussians)(logits, features, labels).tolist()
         return values
