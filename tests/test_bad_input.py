@@ -211,6 +211,18 @@ def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> Non
             ["run", "--out", "o", "--synthesis.guidance_scale=high"],
             ("synthesis.guidance_scale should be float | None, got 'high'",),
         ),
+        (["run", "--out", "o", "--search.trials", "x"], ("search.trials should be int, got 'x'",)),
+        (["run", "--out", "o", "--search.batch-size", "a,b"], ("search.batch_size should be a list of int, got",)),
+        (["run", "--out", "o", "--search.trails", "3"], ("unknown key 'search.trails', did you mean search.trials",)),
+        (["run", "--out", "o", "--search", "5"], ("search should be a section of --search.trials, ", "got '5'")),
+        (
+            ["run", "--out", "o", "--mixed.stage_two.epochs", "x"],
+            ("mixed.stage_two.epochs should be int | None, got 'x'",),
+        ),
+        (["grid", "d", "--out", "o", "--dropouts", "a"], ("dropouts should be a list of float, got 'a'",)),
+        (["plan", "d", "--synthesis.feedback_steps=a"], ("feedback_steps should be a list of int | None, got",)),
+        (["run", "photos", "--out", "o"], ("unrecognized arguments: photos, did you mean --data photos?",)),
+        (["reproduce", "f", "--out", "o", "--results", "r"], ("fashion-groups, feedback-sweep, got 'f'",)),
         (["run", "--out", "o", "--real.steps=-1"], ("steps should be above 0, got -1",)),
         (["run", "--out", "o", "--arms", "erm,magic"], ("arms should be among", "'feedback_entropy'", "got 'magic'")),
         (["run", "--out", "o", "--per", "clas"], ("per should be 'class' or 'group', got 'clas'",)),
@@ -305,11 +317,11 @@ def test_a_classifier_of_other_classes(pets: Path, plan: Path, tmp_path: Path, c
     other = save_classifier(tmp_path / "other", "cat", "cow")
     out = tmp_path / "out"
     line = refused(capsys, "synthesize", plan, "--data", pets, "--out", out, "--classifier", other)
-    assert "the plan is for the classes ['cat', 'dog'], the classifier has ['cat', 'cow']" in line
+    assert "the plan's classes are not the classifier's: the classifier lacks 'dog' and has 'cow'; make" in line
     line = refused(capsys, "evaluate", other, "--data", pets, "--json", out)
-    assert "knows the classes ['cat', 'cow'], the dataset has ['cat', 'dog']" in line
+    assert "the classifier's classes are not the dataset's: it lacks 'dog' and has 'cow'; evaluate on" in line
     line = refused(capsys, "plan", pets, "--out", out, "--classifier", other)
-    assert "knows the classes ['cat', 'cow'], the dataset has ['cat', 'dog']; plan for the data" in line
+    assert "the classifier's classes are not the dataset's: it lacks 'dog' and has 'cow'; plan for the data" in line
     assert not out.exists()
 
 
@@ -326,6 +338,11 @@ def test_folders_that_hold_something_else(pets: Path, plan: Path, tmp_path: Path
     (tmp_path / "file").write_text("")
     line = refused(capsys, "synthesize", plan, "--data", pets, "--out", tmp_path / "file")
     assert f"{tmp_path / 'file'}" in line
+
+
+def test_a_plan_where_a_folder_is(pets: Path, generator: str, capsys: Capture) -> None:
+    printed = refused(capsys, "plan", pets, "--out", pets, "--generator", generator, *QUICK)
+    assert f"error: {pets}: Is a directory; check the path" in printed
 
 
 def test_images_of_another_plan(pets: Path, plan: Path, generator: str, tmp_path: Path, capsys: Capture) -> None:

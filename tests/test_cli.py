@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,15 @@ import yaml
 from folders import write_folder
 from tailsmith import experiment, stages
 from tailsmith.cli import COMMANDS, build_parser, main
-from tailsmith.config import FitGeneratorConfig, RunConfig, SynthesisConfig, TrainConfig, from_dict, to_dict
+from tailsmith.config import (
+    FitGeneratorConfig,
+    RunConfig,
+    SearchConfig,
+    SynthesisConfig,
+    TrainConfig,
+    from_dict,
+    to_dict,
+)
 from tailsmith.files import write_json
 from tailsmith.synthesis.cost import PNG_RATIO, cost
 from tailsmith.synthesis.shards import chosen_shards
@@ -72,6 +81,7 @@ def test_every_command_has_help_with_every_option_described(command: str, capsys
     assert f"usage: tailsmith {command}" in printed
     assert "YAML file with any of these options" in printed
     assert "<class 'tailsmith" not in printed
+    assert "noqa" not in printed
     for action in build_parser(command)._actions:
         if action.dest in ("out", "data", "data_seed"):
             assert action.help
@@ -149,6 +159,10 @@ def run_config(called: Called, *argv: str) -> RunConfig:
         (["--skip-corrupt", "--batch-size", "8"], {"skip_corrupt": True, "batch_size": 8}),
         (["--skip_corrupt", "false"], {}),
         (["--skip-corrupt=true"], {"skip_corrupt": True}),
+        (
+            ["--search.learning-rate", "1e-4,1e-2", "--search.batch_size=8,9"],
+            {"search": SearchConfig(learning_rate=(1e-4, 1e-2), batch_size=(8, 9))},
+        ),
         (["--data", "~/pets"], {"data": os.path.expanduser("~/pets")}),
     ],
 )  # fmt: skip
@@ -336,6 +350,25 @@ def test_evaluate(trained: Path, data: Path, tmp_path: Path, capsys: pytest.Capt
     )
 
 
+@pytest.mark.parametrize("command", ["evaluate", "grid"])
+def test_a_loaded_classifier_works_where_the_generator_does(
+    command: str, trained: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, object] = {}
+    elsewhere = "tailsmith.classification.classifier.on_accelerator"
+    monkeypatch.setattr(elsewhere, lambda classifier: seen.setdefault("moved", classifier))
+
+    def draw(_: object, judge: object, *__: object, **___: object) -> SimpleNamespace:
+        seen["used"] = judge
+        return SimpleNamespace(figures=(), cells="", page="")
+
+    monkeypatch.setattr("tailsmith.grid.draw_grids", draw)
+    monkeypatch.setattr("tailsmith.stages.evaluate", lambda judge, *_: draw(None, judge) and accuracy(50.0))
+    argv = {"evaluate": [str(trained)], "grid": [str(data), "--classifier", str(trained), "--out", str(tmp_path)]}
+    assert main([command, *argv[command], *(["--data", str(data)] if command == "evaluate" else [])]) == 0
+    assert seen["used"] is seen["moved"]
+
+
 def test_plan_synthesize_and_train_on_it(
     trained: Path, data: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -460,7 +493,14 @@ def test_tables_show_what_is_absent_as_a_dash() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0.5, "about 50 seconds"), (36.0, "about 60 minutes"), (360.0, "about 10.0 GPU-hours"), (None, "unknown")],
+    [
+        (0.001, "about 1 second at"),
+        (0.6, "about 1 minute at"),
+        (0.5, "about 50 seconds"),
+        (36.0, "about 60 minutes"),
+        (360.0, "about 10.0 GPU-hours"),
+        (None, "unknown"),
+    ],
 )
 def test_time_in_readable_units(seconds: float | None, said: str) -> None:
     spent = cost(100, "sdxl", seconds, 256)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tailsmith.data.checks import check_conditionable, check_dataset
+from tailsmith.data.checks import check_conditionable, check_dataset, class_difference
 from tailsmith.data.dataset import Dataset, decode, make_table
 from tailsmith.data.images import ImageArray
 
@@ -252,3 +252,13 @@ def test_image_array_names_a_corrupt_image() -> None:
         ImageArray(dataset, 8)[[1, 0]]
     with pytest.raises(ValueError, match="size should be a positive"):
         ImageArray(dataset, 0)
+
+
+def test_other_classes_are_named_a_few_at_a_time() -> None:
+    thousand = [f"class {number:03}" for number in range(1000)]
+    assert class_difference(["cat", "cow"], ["cat", "dog"]) == "lacks 'dog' and has 'cow'"
+    assert class_difference(["cat"], ["cat", "dog"]) == "lacks 'dog'"
+    assert class_difference(["cat", *thousand], ["cat"]) == ("has 'class 000', 'class 001', 'class 002' and 997 more")
+    assert class_difference([*thousand[1:], "class 000"], thousand) == (
+        "has the same classes in another order, first 'class 001' in place of 'class 000'"
+    )

@@ -93,6 +93,18 @@ def test_a_run_per_group_reports_groups(world, tmp_path):
     assert table["group_shots"]["unseen"]["n"] == 0  # no test image of the group without training images
 
 
+def test_a_generator_that_takes_text_alone_is_studied_on_text_alone(world, tmp_path):
+    from tiny_families import tiny_sd15
+
+    tiny_sd15().save_pretrained(tmp_path / "sd15")
+    config = small(world, generator=str(tmp_path / "sd15"), arms=("erm", "text"))
+    with pytest.raises(ValueError, match=r"can't be conditioned on 'image\+text', only on text"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(replace(config, synthesis=replace(config.synthesis, conditioning="text")), tmp_path / "run")
+    assert set(read_json(tmp_path / "run" / "samples.json")) == {"text only", "feedback ω = 0.05"}
+
+
 def test_another_configuration_is_refused(world, tmp_path):
     run(small(world, arms=("erm",), study_scales=()), tmp_path / "run")
     with pytest.raises(ValueError, match=r"holds a run of another configuration \(differs in: target\)"):
@@ -114,6 +126,7 @@ def test_what_can_not_work_is_refused_before_anything_is_written(world, tmp_path
         ({"target": 1}, "nothing to add"),
         ({"synthesis": SynthesisConfig(embedding_dropout=2)}, "embedding_dropout should be within 0..1"),
         ({"per": "group", "target": {"bag in mud": 3}}, "which is not one of"),
+        ({"study_scales": (0.0, -1.0)}, "feedback_scale should be finite and not negative, got -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             run(small(world, **changes), tmp_path / "run")

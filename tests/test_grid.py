@@ -285,7 +285,7 @@ def test_other_refusals(classifier: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs attributes, and this dataset has none; use per='class'"):
         draw_grids(plain, classifier, tmp_path, GridConfig(per="group"))
     two = replace(DATASET.select(DATASET.labels < 2), class_names=CLASSES[:2])
-    with pytest.raises(ValueError, match="classifier knows the classes"):
+    with pytest.raises(ValueError, match="classifier's classes are not the dataset's: it has '"):
         draw_grids(two, classifier, tmp_path, replace(CONFIG, classes=None))
 
 
@@ -520,7 +520,8 @@ def test_options_become_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         return Drawn(tmp_path / "grid.html", (tmp_path / "a.png",), tmp_path / "grid.json")
 
     monkeypatch.setattr("tailsmith.grid.draw_grids", draw)
-    monkeypatch.setattr("tailsmith.load_classifier", lambda folder: "judge", raising=False)
+    monkeypatch.setattr("tailsmith.classification.classifier.load_classifier", lambda folder: "loaded")
+    monkeypatch.setattr("tailsmith.classification.classifier.on_accelerator", {"loaded": "judge"}.__getitem__)
     monkeypatch.setattr(stages, "load", lambda data, **options: "dataset")
     argv = ["grid", "fashion-lt", "--classes", "ankle boot,bag", "--guidance-scales", "1,3", "--feedback-scales=0,0.5"]
     argv += ["--seeds", "1,2", "--criteria", "loss", "--conditionings", "image+text", "--dropouts", "0"]

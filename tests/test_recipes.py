@@ -263,3 +263,5 @@ def test_a_recipes_settings_survive_print_config(tmp_path: Path, capsys: Capture
     assert main([*argv, "--print_config"]) == 0
     printed: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
     assert (printed["recipe"], printed["target"], printed["search"]["trials"]) == ("nico++", 811, 10)
+    assert main([*argv, "--print_config=skip_unset"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["target"] == 811

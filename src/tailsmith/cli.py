@@ -236,6 +236,8 @@ def _types(parser: ArgumentParser) -> dict[str, Any]:
     for action in parser._actions:
         hint = getattr(action, "_typehint", None)
         for option in action.option_strings:
+            if option.endswith(".help"):  # of such a section; typed as it is
+                continue
             types[option] = hint
             for section in filter(is_dataclass, get_args(hint)):
                 types |= {f"{option}.{name}": each for name, each in get_type_hints(section).items()}

@@ -195,9 +195,9 @@ def evaluate(
 ) -> None:
     """Accuracy on real images: overall, per shot, class and group, worst group, each with n and interval."""
     from tailsmith import stages
-    from tailsmith.classification.classifier import load_classifier
+    from tailsmith.classification.classifier import load_classifier, on_accelerator
 
-    trained = load_classifier(classifier)
+    trained = on_accelerator(load_classifier(classifier))
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
     table = stages.evaluate(trained, dataset, split)
     if json is not None:
@@ -246,8 +246,7 @@ def reproduce(
     from tailsmith.reproduction.sweep import sweep
     from tailsmith.reproduction.tables import COLUMNS, markdown_table
 
-    known = (*COLUMNS, "feedback-sweep")
-    if experiment not in known:
+    if experiment not in (known := (*COLUMNS, "feedback-sweep")):
         raise ValueError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
     if experiment == "feedback-sweep":
         for seed in seeds:
@@ -290,9 +289,11 @@ def grid(
     """Draw what guidance, feedback, dropout and conditioning change, all else equal; again, it goes on."""
     if classifier is None:
         raise ValueError(f"grid needs a classifier: run `tailsmith train {data} --out DIR`, then add --classifier DIR")
-    from tailsmith import load_classifier, stages
+    from tailsmith import stages
+    from tailsmith.classification.classifier import load_classifier, on_accelerator
     from tailsmith.grid import draw_grids
 
-    judge, dataset = load_classifier(classifier), stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
+    judge = on_accelerator(load_classifier(classifier))
+    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
     drawn = draw_grids(dataset, judge, out, config, generator=generator, batch_size=batch_size, command=command)
     print(*drawn.figures, drawn.cells, drawn.page, sep="\n")

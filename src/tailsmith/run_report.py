@@ -91,7 +91,7 @@ def _targets(config: RunConfig, dataset: Dataset, counts: Any) -> dict[str, int]
 
 
 def _gallery(directory: RunDirectory, config: RunConfig, dataset: Dataset) -> list[GalleryRow]:
-    """Rarest first; real | without feedback, each conditioning | with the studied feedback scale nearest to the run's own."""
+    """Rarest first; real | each conditioning alone | with the studied feedback scale nearest to the run's own."""
     columns = _columns(config)
     samples = {title: _samples(directory, name, dataset) for title, name in columns.items()}
     rows = []

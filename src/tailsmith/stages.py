@@ -227,7 +227,8 @@ def _check_classes(classifier: Any, dataset: Dataset, advice: str) -> None:
     names = tuple(getattr(classifier, "class_names", dataset.class_names))
     if names != dataset.class_names:
         raise ValueError(
-            f"the classifier's classes are not the dataset's: it {class_difference(names, dataset.class_names)}; {advice}"
+            f"the classifier's classes are not the dataset's: it {class_difference(names, dataset.class_names)}; "
+            f"{advice}"
         )
 
 
@@ -239,7 +240,7 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
     ):
         if tuple(names) != expected:
             raise ValueError(
-                f"the plan is for other classes than the {what}'s, which {class_difference(names, expected)}; "
+                f"the plan's classes are not the {what}'s: the {what} {class_difference(tuple(names), expected)}; "
                 "make a new plan"
             )
     if classifier is None and bool((plan.table["feedback_scale"] > 0).any()):

@@ -16,13 +16,13 @@ _MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR
 
 
 # What jsonargparse says of a value in a section that may be absent (`search`), around what it says of that value.
-_IN_SECTION = r"Parser key \"([\w.]+)\":.*? Problem with given class_path '[\w.]+': (.*) - Expected a <class 'NoneType'>"
+_SECTION = r"Parser key \"([\w.]+)\":.*? Problem with given class_path '[\w.]+': (.*) - Expected a <class 'NoneType'>"
 
 
 def parse_error(message: str, types: Mapping[str, Any]) -> str:
     """jsonargparse's complaint in our words: what was got, what is expected. `types`: every option and its type."""
     message, section = " ".join(message.split()), ""
-    if within := re.search(_IN_SECTION, message):
+    if within := re.search(_SECTION, message):
         section, message = f"{within[1]}.", within[2]
     if unknown := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
         return f"unknown option {unknown[1]}{_close(unknown[1].replace('-', '_'), types)}"

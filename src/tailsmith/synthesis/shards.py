@@ -36,7 +36,7 @@ def finished_images(folder: Path, dataset: Dataset) -> Dataset:
     planned = tuple(requests.meta["class_names"])
     if planned != dataset.class_names:
         raise ValueError(
-            f"the images in {folder} are of other classes than the data, which "
+            f"the classes of the images in {folder} are not the data's: the data "
             f"{class_difference(dataset.class_names, planned)}; synthesize for this data"
         )
     there = [number for number in requests.shards if shard_path(folder, number).exists()]
