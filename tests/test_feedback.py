@@ -266,7 +266,7 @@ def test_a_criterion_per_image(pipe, classifier):
 @pytest.mark.parametrize("through", ["denoiser", "decoder"])
 def test_decoding_a_few_images_at_a_time_changes_nothing(through, pipe, classifier):
     gradients = []
-    for at_once in (1, 2, 8):
+    for at_once in (1, 2, None):
         with feedback(
             pipe, classifier, ["entropy", "loss", largest_logit], 0.02, 2, labels=LABELS, through=through, views=2,
             decode_batch_size=at_once, keep_gradients=True,

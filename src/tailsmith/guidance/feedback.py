@@ -35,7 +35,7 @@ def feedback(
     through: str = "denoiser",
     decoder: torch.nn.Module | None = None,
     decode_size: int | None = None,
-    decode_batch_size: int = 8,
+    decode_batch_size: int | None = None,
     reuse: bool = False,
     checkpointing: bool = False,
     gaussians: ClassGaussians | None = None,
@@ -55,7 +55,8 @@ def feedback(
     forward pass of the conditional branch, and keeps no graph (tangent.py); "decoder" stops at x0-hat (as MPGD).
     `decoder`: a cheaper autoencoder for the classifier's view of x0-hat, e.g. AutoencoderTiny; the pipeline still
     decodes its images with its own. `decode_size`: pixels of that view's short side, by resizing the latents.
-    `decode_batch_size`: how many images are decoded and differentiated at a time; fewer take less memory.
+    `decode_batch_size`: how many images are decoded and differentiated at a time; fewer take less memory. None: as
+    many as make up 512x512 pixels.
     `reuse`: follow the last gradient at the steps in between as well (appendix G.1).
     `checkpointing`: less memory for the denoiser's and decoder's backward pass, for one more forward pass.
     `views` > 1 averages the criterion over random shifts and flips of x0-hat.
@@ -67,7 +68,7 @@ def feedback(
     """
     decode = _check_pipeline(pipe, update, decoder, decode_size)
     check_options(every=every, steps=steps, update=update, through=through, views=views)
-    if decode_batch_size < 1:
+    if decode_batch_size is not None and decode_batch_size < 1:
         raise ValueError(f"decode_batch_size should be at least 1, got {decode_batch_size}")
     classes = torch.as_tensor(labels)
     if classes.numel() == 0:

@@ -22,6 +22,9 @@ Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images [N, 3, H, W] in
 MAGNIFICATIONS = (2.0**12, 2.0**4, 1.0)  # tried in turn where latents are fp16, whose smallest number is 6e-8
 
 
+PIXELS_AT_ONCE = 512 * 512  # decoded with a graph: one image of a large generator, a whole batch of a small one
+
+
 @dataclass(frozen=True)
 class Skip:
     """One image that one guided step left unguided, and why."""
@@ -52,7 +55,7 @@ class GuidedStep:
     classifier: Classifier
     criterion: Callable[[slice], Criterion]  # of these images of the batch
     decode: Decoder
-    decode_batch_size: int
+    decode_batch_size: int | None  # None: as many images as make up PIXELS_AT_ONCE
     labels: Tensor  # [N]
     scale: Tensor  # [N]
     update: str  # "latent" or "score"
@@ -95,9 +98,11 @@ class GuidedStep:
 
     def _by_x0(self, step: int, x0: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Criterion [N] and dC/dx0 [N, ...] in fp32, a few images at a time: their pixels are what takes memory."""
+        height, width = self.decode.image_size(x0, size)
+        at_once = self.decode_batch_size or max(1, PIXELS_AT_ONCE // (height * width))
         values, gradients = [], []
-        for start in range(0, len(x0), self.decode_batch_size):
-            rows = slice(start, start + self.decode_batch_size)
+        for start in range(0, len(x0), at_once):
+            rows = slice(start, start + at_once)
             some = x0[rows].detach().requires_grad_()
             value = self._criterion_values(step, self.decode(some, size), rows)
             gradients.append(_differentiate(value, some))
