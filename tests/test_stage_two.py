@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from colours import colours
 from tailsmith.classification.backbones import last_layer
 from tailsmith.classification.prediction import predict, predict_with_features
 from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
@@ -18,15 +19,6 @@ SECOND = StageTwoConfig(steps=5, batch_size=8, learning_rate=0.2, meta_batch_siz
 TINY = TrainConfig(
     image_size=8, steps=6, batch_size=16, learning_rate=0.05, evaluate_every=2, stage_two=SECOND, weight_decay=1e-3
 )
-
-
-def colours(counts: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy 8x8 images whose label is their strongest colour: uint8 [n, 3, 8, 8], labels [n]."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(3), counts)
-    images = rng.integers(0, 200, (len(labels), 3, 8, 8))
-    images[np.arange(len(labels)), labels] += 40
-    return images.astype(np.uint8), labels
 
 
 def train(config: TrainConfig = TINY, counts=(40, 20, 10), **options):

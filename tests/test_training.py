@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from colours import colours
 from tailsmith.classification.backbones import Backbone
 from tailsmith.classification.optimization import average_decay, learning_rate_at, update_average
 from tailsmith.classification.prediction import class_hits, mean_class_accuracy
@@ -26,15 +27,6 @@ from tailsmith.classification.training import (
 
 NAMES = ("red", "green", "blue")
 TINY = TrainConfig(image_size=8, steps=12, batch_size=16, learning_rate=0.05, evaluate_every=4)
-
-
-def colours(counts: tuple[int, ...], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Noisy 8x8 images whose label is their strongest colour: uint8 [n, 3, 8, 8], labels [n]."""
-    rng = np.random.default_rng(seed)
-    labels = np.repeat(np.arange(3), counts)
-    images = rng.integers(0, 200, (len(labels), 3, 8, 8))
-    images[np.arange(len(labels)), labels] += 40
-    return images.astype(np.uint8), labels
 
 
 def train(config: TrainConfig = TINY, counts=(40, 30, 20), **options):

@@ -20,8 +20,6 @@ from tailsmith.guidance.tangent import Tangent
 
 Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images [N, 3, H, W] in [0, 1] -> logits, features
 MAGNIFICATIONS = (2.0**12, 2.0**4, 1.0)  # tried in turn where latents are fp16, whose smallest number is 6e-8
-
-
 PIXELS_AT_ONCE = 512 * 512  # decoded with a graph: one image of a large generator, a whole batch of a small one
 
 
