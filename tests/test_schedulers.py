@@ -92,7 +92,7 @@ def test_solvers_of_flow_models(kind):
 # ---- the whole guided call, written out by hand ----
 
 
-def slow_guided_sampling(pipe, classifier, call, update, scale, every):
+def slow_guided_sampling(pipe, classifier, call, update, prediction, scale, every):
     """An own loop over an eps-predicting pipeline: own guidance, own gradient, and eps or x moved by hand."""
     scheduler = pipe.scheduler
     prompts, empty = (pipe.encode_prompt(call["prompt"], "cpu", 1, True)[which] for which in (0, 1))
@@ -105,15 +105,16 @@ def slow_guided_sampling(pipe, classifier, call, update, scale, every):
         step += first
         x = x.detach().requires_grad_()
         scaled = scheduler.scale_model_input(x, t)
-        unconditional = pipe.unet(scaled, t, empty).sample
-        eps = unconditional + call["guidance_scale"] * (pipe.unet(scaled, t, prompts).sample - unconditional)
+        unconditional, conditional = pipe.unet(scaled, t, empty).sample, pipe.unet(scaled, t, prompts).sample
+        eps = unconditional + call["guidance_scale"] * (conditional - unconditional)
+        seen = conditional if prediction == "conditional" else eps
         signal, noise = (
             float(scheduler.add_noise(*pair, t.reshape(1)))
             for pair in ((torch.ones(1), torch.zeros(1)), (torch.zeros(1), torch.ones(1)))
         )
         shift = torch.zeros_like(x)
         if step % every == 0 and (first or update == "score"):
-            image = pipe.vae.decode((x - noise * eps) / signal / pipe.vae.config.scaling_factor).sample / 2 + 0.5
+            image = pipe.vae.decode((x - noise * seen) / signal / pipe.vae.config.scaling_factor).sample / 2 + 0.5
             (g,) = torch.autograd.grad(criteria.entropy(*classifier(image), torch.tensor(LABELS)).sum(), x)
             for i in range(len(x)):
                 shift[i] = scale * (x[i].norm() / g[i].norm() if update == "latent" else 1) * g[i]
@@ -131,9 +132,10 @@ def pipe_size(pipe):
     return (pipe.unet.config.sample_size,) * 2
 
 
+@pytest.mark.parametrize("prediction", ["conditional", "guided"])
 @pytest.mark.parametrize("update", ["latent", "score"])
 @pytest.mark.parametrize("kind", DISCRETE)
-def test_a_guided_call_equals_the_loop_by_hand(kind, update):
+def test_a_guided_call_equals_the_loop_by_hand(kind, update, prediction):
     if (kind.__name__, update) in REFUSED:
         return
     pipe, classifier = FAMILIES["sd15"](), TinyClassifier()
@@ -142,10 +144,11 @@ def test_a_guided_call_equals_the_loop_by_hand(kind, update):
     call = {"num_inference_steps": 6}
     with torch.enable_grad():
         expected = slow_guided_sampling(
-            pipe, classifier, {**arguments("sd15", pipe, 3, (0, 1, 2)), **call}, update, scale, every=2
+            pipe, classifier, {**arguments("sd15", pipe, 3, (0, 1, 2)), **call}, update, prediction, scale, every=2
         )
     plain = pipe(**{**arguments("sd15", pipe, 3, (0, 1, 2)), **call}).images
-    with feedback(pipe, classifier, scale=scale, every=2, update=update, labels=LABELS) as record:
+    options = {"every": 2, "update": update, "prediction": prediction, "labels": LABELS}
+    with feedback(pipe, classifier, scale=scale, **options) as record:
         images = pipe(**{**arguments("sd15", pipe, 3, (0, 1, 2)), **call}).images
     assert sorted(record.values) == [0, 2, 4]
     torch.testing.assert_close(images, expected, rtol=0, atol=2e-4)
@@ -226,7 +229,8 @@ def test_the_score_update_samples_the_tilted_gaussian(kind, steps, prediction_ty
     for omega in (0.0, OMEGA):
         pipe = GaussianPipeline(kind() if flow else make(kind, prediction_type))
         classifier = lambda images: (images.flatten(1)[:, :2], images)  # noqa: E731
-        with feedback(pipe, classifier, linear, omega, every=1, update="score", labels=[0] * 256):
+        options = {"every": 1, "update": "score", "prediction": "guided", "labels": [0] * 256}
+        with feedback(pipe, classifier, linear, omega, **options):
             torch.manual_seed(1)  # for schedulers that draw noise: the same twice, and it cancels
             means.append(pipe(256, steps).mean().item())
     tilted = MEAN + OMEGA * VARIANCE * SLOPE

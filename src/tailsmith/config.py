@@ -37,6 +37,7 @@ class SynthesisConfig:
     feedback_every: int = 5
     feedback_steps: tuple[int, ...] | None = None  # explicit steps instead of every n-th
     feedback_update: str = "latent"  # latent | score
+    feedback_prediction: str = "conditional"  # whose x0-hat the classifier sees: conditional (branch) | guided (both)
     feedback_through: str = "denoiser"  # denoiser (exact) | denoiser-forward (one more forward pass) | decoder
     feedback_decoder: str = "own"  # own | tiny | an AutoencoderTiny's folder or hub id: shows x0-hat to the classifier
     feedback_decode_size: int | None = None  # pixels of that view's short side, by resizing the latents

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from tailsmith.guidance.criteria import ClassGaussians, Criterion, get_criterion, mixture
+from tailsmith.guidance.denoiser import denoiser_of
 from tailsmith.guidance.guided_step import Classifier, FeedbackRecord, GuidedStep, Skip
 from tailsmith.guidance.hook import Hook
 from tailsmith.guidance.latents import Decoder, get_decoder
 from tailsmith.guidance.schedulers import check_scheduler
-from tailsmith.guidance.tangent import denoiser_of
 
 __all__ = ["Classifier", "FeedbackRecord", "Skip", "check_options", "feedback"]
 
 UPDATES = ("latent", "score")
+PREDICTIONS = ("conditional", "guided")
 THROUGH = ("denoiser", "denoiser-forward", "decoder")
 
 
@@ -32,6 +33,7 @@ def feedback(
     labels: Sequence[int],
     steps: Sequence[int] | None = None,
     update: str = "latent",
+    prediction: str = "conditional",
     through: str = "denoiser",
     decoder: torch.nn.Module | None = None,
     decode_size: int | None = None,
@@ -51,6 +53,8 @@ def feedback(
     `labels`: the class of each image of the batch, in the pipeline's order (several per prompt included).
     `update`: "latent" moves x_t by scale * ||x_t|| * g / ||g|| as the official code does; "score" adds
     scale * g to the score (Eq. 3, unnormalised).
+    `prediction`: whose x0-hat the classifier sees. "conditional": the conditional branch's, as the official code does;
+    the other branch of classifier-free guidance needs no gradient. "guided": that of both after guidance.
     `through`: "denoiser" is the exact gradient, by a backward pass; "denoiser-forward" approximates it by one more
     forward pass of the conditional branch, and keeps no graph (tangent.py); "decoder" stops at x0-hat (as MPGD).
     `decoder`: a cheaper autoencoder for the classifier's view of x0-hat, e.g. AutoencoderTiny; the pipeline still
@@ -67,7 +71,7 @@ def feedback(
     is left as it was.
     """
     decode = _check_pipeline(pipe, update, decoder, decode_size)
-    check_options(every=every, steps=steps, update=update, through=through, views=views)
+    check_options(every=every, steps=steps, update=update, prediction=prediction, through=through, views=views)
     if decode_batch_size is not None and decode_batch_size < 1:
         raise ValueError(f"decode_batch_size should be at least 1, got {decode_batch_size}")
     classes = torch.as_tensor(labels)
@@ -84,6 +88,7 @@ def feedback(
         labels=classes.long(),
         scale=_strengths(scale, len(labels)),
         update=update,
+        prediction=prediction,
         through=through,
         views=views,
         view_seed=view_seed,
@@ -173,7 +178,9 @@ def _checkpointed(decode: Decoder | None) -> Iterator[None]:
             module.disable_gradient_checkpointing()
 
 
-def check_options(*, every: int, steps: Sequence[int] | None, update: str, through: str, views: int) -> None:
+def check_options(
+    *, every: int, steps: Sequence[int] | None, update: str, prediction: str, through: str, views: int
+) -> None:
     """Raise ValueError for settings of `feedback` that mean nothing, whatever the pipeline."""
     if every < 1:
         raise ValueError(f"every should be at least 1, got {every}")
@@ -181,6 +188,8 @@ def check_options(*, every: int, steps: Sequence[int] | None, update: str, throu
         raise ValueError(f"steps are counted from 0, got {sorted(steps)}")
     if update not in UPDATES:
         raise ValueError(f"update should be one of {list(UPDATES)}, got {update!r}")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"prediction should be one of {list(PREDICTIONS)}, got {prediction!r}")
     if through not in THROUGH:
         raise ValueError(f"through should be one of {list(THROUGH)}, got {through!r}")
     if views < 1:

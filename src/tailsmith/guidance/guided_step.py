@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from tailsmith.guidance.criteria import Criterion, per_image
+from tailsmith.guidance.denoiser import Call
 from tailsmith.guidance.latents import Decoder, Size
 from tailsmith.guidance.parameterization import (
     Noising,
@@ -16,7 +17,7 @@ from tailsmith.guidance.parameterization import (
     predicted_x0,
     relative_step,
 )
-from tailsmith.guidance.tangent import Tangent
+from tailsmith.guidance.tangent import tangent
 
 Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images [N, 3, H, W] in [0, 1] -> logits, features
 MAGNIFICATIONS = (2.0**12, 2.0**4, 1.0)  # tried in turn where latents are fp16, whose smallest number is 6e-8
@@ -57,6 +58,7 @@ class GuidedStep:
     labels: Tensor  # [N]
     scale: Tensor  # [N]
     update: str  # "latent" or "score"
+    prediction: str  # "conditional" or "guided"
     through: str  # "denoiser", "denoiser-forward" or "decoder"
     views: int
     view_seed: int
@@ -64,17 +66,21 @@ class GuidedStep:
     record: FeedbackRecord
 
     def gradient(
-        self, step: int, model_output: Tensor, sample: Tensor, at: Noising, size: Size, tangent: Tangent | None
+        self, step: int, model_output: Tensor, sample: Tensor, at: Noising, size: Size, call: Call | None
     ) -> Tensor:
         """dC/dx [N, ...] in fp32; through the denoiser, `sample` is what its graph begins with."""
         with torch.set_grad_enabled(self.through == "denoiser"):
+            if self.prediction == "conditional":
+                assert call is not None
+                model_output = call.output[:, : sample.shape[1]]  # without a learned variance
             x0 = predicted_x0(model_output, sample, at)
         with torch.enable_grad(), self.decode.at_safe_precision():
             values, gradient = self._by_x0(step, x0.detach(), size)
-        if tangent is not None:
-            gradient = tangent.product(gradient, sample, at)
-        elif self.through == "denoiser":
+        if self.through == "denoiser":
             gradient = _pulled_back(gradient, x0, sample)
+        elif self.through == "denoiser-forward":
+            assert call is not None
+            gradient = tangent(call, gradient, sample, at)
         else:  # x0-hat moves as if eps were constant: dx0/dx = 1 / a
             gradient = gradient * at.reach
         self.record.values[step] = values

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tailsmith.guidance.denoiser import Watch
 from tailsmith.guidance.guided_step import HIDDEN_GRADIENT, GuidedStep
 from tailsmith.guidance.latents import Size
 from tailsmith.guidance.schedulers import begins_step, noising, position
-from tailsmith.guidance.tangent import Tangent
 
 
 class Hook:
@@ -27,7 +27,8 @@ class Hook:
     ) -> None:
         self.pipe, self.guide, self.guided, self.reuse = pipe, guide, guided, reuse
         self.last_step = last_step  # the highest one asked for by number
-        self.tangent = Tangent(pipe) if guide.through == "denoiser-forward" else None
+        conditional = guide.prediction == "conditional"
+        self.watch = Watch(pipe) if conditional or guide.through == "denoiser-forward" else None
         self.size: Size = None
         self.prepared = False  # whether the call's first latents went through here
         self.index = -1  # of the sampling step; Heun calls `step` twice for each
@@ -40,16 +41,16 @@ class Hook:
         # pipelines read the signature of `step` to know whether to pass eta and generator
         scheduler.step = functools.update_wrapper(functools.partial(self.step), self._own_step)
         self.pipe.prepare_latents = self.prepare_latents
-        if self.tangent is not None:
-            self.tangent.attach()
+        if self.watch is not None:
+            self.watch.attach()
 
     def detach(self) -> None:
         """The pipeline's and its scheduler's own methods show again."""
         del self._scheduler.step, self.pipe.prepare_latents
         if self._patched:
             self.pipe.prepare_latents = self._own_prepare
-        if self.tangent is not None:
-            self.tangent.detach()
+        if self.watch is not None:
+            self.watch.detach()
 
     def prepare_latents(self, *arguments: Any, **options: Any) -> Any:
         """The pipeline's first latents, checked, and recorded from here on if the first step is guided."""
@@ -73,8 +74,6 @@ class Hook:
             model_output, sample = self._move(where, model_output, sample)
         with torch.no_grad():
             result = self._own_step(model_output.detach(), timestep, sample.detach(), *arguments, **options)
-        if self.tangent is not None:
-            self.tangent.forget()
         begins = begins_step(scheduler)  # whether the call after this one will begin a step
         follows = where + 1 < len(scheduler.timesteps)
         record = follows and self._asks(self.index + int(begins), begins)
@@ -103,7 +102,8 @@ class Hook:
                     "differentiate through the denoiser; have callback_on_step_end leave latents alone, or use "
                     "through='decoder'"
                 )
-            self.gradient = self.guide.gradient(self.index, output, sample, at, self.size, self.tangent)
+            call = None if self.watch is None else self.watch.call
+            self.gradient = self.guide.gradient(self.index, output, sample, at, self.size, call)
         assert self.gradient is not None
         output, sample = self.guide.move(self.gradient, output, sample, at)
         return (output if variance is None else torch.cat([output, variance.detach()], dim=1)), sample
@@ -111,6 +111,8 @@ class Hook:
     def _record(self, latents: Tensor, asks: bool) -> Tensor:
         """Have autograd record the coming denoiser call if the classifier is asked there, through the denoiser."""
         through = asks and self.guide.through == "denoiser"
+        if self.watch is not None:
+            self.watch.expect(len(latents) if asks else 0, through and self.guide.prediction == "conditional")
         torch.set_grad_enabled(through)
         return latents.detach().requires_grad_(through)
 

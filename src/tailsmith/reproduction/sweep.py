@@ -18,7 +18,8 @@ from tailsmith.reproduction.fashion import EXPERIMENTS, seeded
 from tailsmith.sample_study import load_judge
 from tailsmith.synthesis.generators import load_generator
 
-# name -> (changes to the synthesis settings, who guides)
+_CONDITIONAL = {"feedback_prediction": "conditional"}
+# name -> (changes to the synthesis settings, who guides); but for the last ones, x0-hat is the guided one
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"feedback_scale": 0.0, "conditioning": "text"}, "erm"),
     "text, guidance 3": ({"feedback_scale": 0.0, "conditioning": "text", "guidance_scale": 3.0}, "erm"),
@@ -41,6 +42,12 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "0.02 reuse": ({"feedback_scale": 0.02, "feedback_reuse": True}, "erm"),
     "0.02 forward": ({"feedback_scale": 0.02, "feedback_through": "denoiser-forward"}, "erm"),
     "0.02 decoder": ({"feedback_scale": 0.02, "feedback_through": "decoder"}, "erm"),
+    "conditional": ({"feedback_scale": 0.02, **_CONDITIONAL}, "erm"),
+    "conditional forward": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_through": "denoiser-forward"}, "erm"),
+    "conditional decoder": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_through": "decoder"}, "erm"),
+    "conditional but the first": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_steps": (5, 10, 15)}, "erm"),
+    "conditional 0.05": ({"feedback_scale": 0.05, **_CONDITIONAL}, "erm"),
+    "conditional 4 views": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_views": 4}, "erm"),
 }
 
 
@@ -61,7 +68,7 @@ def sweep(out: Path, results: Path, seed: int = 0, command: str = "", settings: 
         changes, who = SETTINGS[name]
         if any(row["setting"] == name and row["seed"] == seed for row in rows):
             continue
-        synthesis: SynthesisConfig = replace(config.synthesis, **changes)
+        synthesis: SynthesisConfig = replace(config.synthesis, **{"feedback_prediction": "guided", **changes})
         plan = stages.plan(dataset, config.target, config=synthesis, classifier=guides[who])
         folder = out / f"seed-{seed}" / name.replace(" ", "-")
         synthetic = stages.synthesize(plan, dataset, folder, classifier=guides[who], pipe=pipe, description=name)

@@ -159,6 +159,7 @@ def _check_feedback(config: SynthesisConfig) -> None:
         every=config.feedback_every,
         steps=config.feedback_steps,
         update=config.feedback_update,
+        prediction=config.feedback_prediction,
         through=config.feedback_through,
         views=config.feedback_views,
     )

@@ -180,6 +180,7 @@ class Worker:
             labels=batch["label"].tolist(),
             steps=settings["feedback_steps"],
             update=settings["feedback_update"],
+            prediction=settings["feedback_prediction"],
             through=settings["feedback_through"],
             decoder=self.decoder,
             decode_size=settings["feedback_decode_size"],
