@@ -7,6 +7,7 @@ import pandas as pd
 from PIL import Image
 
 from tailsmith.config import SynthesisConfig
+from tailsmith.data.packed import read_packed
 from tailsmith.synthesis.requests import make_plan
 from tiny import tiny_dataset
 
@@ -25,9 +26,14 @@ def render(worker, plan, requests=None):
     return pd.concat(list(worker.render(requests, plan.meta["synthesis"])), ignore_index=True)
 
 
+def encoded_images(results):
+    """The PNGs of results in memory, or of shards."""
+    return results["image"].tolist() if "image" in results else [read_packed(where) for where in results["path"]]
+
+
 def pixels(results):
     """request_id -> int array [H, W, 3]."""
-    decoded = [np.asarray(Image.open(io.BytesIO(encoded))).astype(int) for encoded in results["image"]]
+    decoded = [np.asarray(Image.open(io.BytesIO(encoded))).astype(int) for encoded in encoded_images(results)]
     return dict(zip(results["request_id"], decoded, strict=True))
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from rendering import encoded_images
 from tailsmith import stages
 from tailsmith.cli import main
 from tailsmith.config import SynthesisConfig
@@ -50,7 +51,8 @@ def drawn(pipe: Any, classifier: Any, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def results(drawn: Path, classifier: Any) -> pd.DataFrame:
-    return read_shards(drawn / "cells", plan_grid(DATASET, classifier, CONFIG, "mini-unclip"))
+    found = read_shards(drawn / "cells", plan_grid(DATASET, classifier, CONFIG, "mini-unclip"))
+    return found.assign(image=encoded_images(found))
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from tailsmith.data.checks import check_conditionable, class_difference
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
+from tailsmith.data.packed import write_packed
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.guidance.criteria import ClassGaussians, fit_class_gaussians
 from tailsmith.metrics.accuracy import accuracy_table
@@ -35,7 +36,7 @@ from tailsmith.synthesis.generators import (
 )
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import Plan, check_config, make_plan
-from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset, write_shard
+from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
 
 
 def load(path: str | Path, *, skip_corrupt: bool = False, seed: int = 0) -> Dataset:
@@ -278,4 +279,4 @@ def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) 
     meta = {
         name: str(plan.meta.get(name)) for name in ("generator", "generator_sha256", "classifier_sha256", "version")
     }
-    write_shard(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)
+    write_packed(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)

@@ -15,6 +15,8 @@ import numpy.typing as npt
 import pandas as pd
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from tailsmith.data.packed import is_packed, read_packed
+
 COLUMNS = ("image_id", "path", "bytes", "label", "attribute", "split", "source")
 SPLITS = ("train", "val", "test")
 SOURCES = ("real", "synthetic")
@@ -29,8 +31,8 @@ Ints = npt.NDArray[np.int64]
 class Dataset:
     """Images and what is known of them, one row each; the columns are `COLUMNS` and the index is 0..n-1.
 
-    An image is a file (`path`) or encoded `bytes`; the bytes count where both are given. `label` indexes
-    `class_names`; `attribute` indexes `attribute_names`, -1 meaning none.
+    An image is a file or a row of a shard (`path`, see packed.py), or encoded `bytes`, which count where both are
+    given. `label` indexes `class_names`; `attribute` indexes `attribute_names`, -1 meaning none.
     """
 
     table: pd.DataFrame
@@ -90,7 +92,10 @@ class Dataset:
         stored: Any = self.table["bytes"].iat[row]
         if stored is not None:
             return bytes(stored)
-        path = Path(str(self.table["path"].iat[row]))
+        name = str(self.table["path"].iat[row])
+        if is_packed(name):
+            return read_packed(name)
+        path = Path(name)
         if not path.is_file():
             raise ValueError(f"{path} does not exist, or is no file; bring it back or pass --skip-corrupt")
         return path.read_bytes()

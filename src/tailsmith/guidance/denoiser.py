@@ -126,7 +126,5 @@ def _half(
     def branch(value: Any) -> Any:
         return value.chunk(2)[which] if isinstance(value, Tensor) else value
 
-    halved = {
-        name: tree_map(branch if name == GIVEN_PER_BRANCH else rows, value) for name, value in options.items()
-    }
+    halved = {name: tree_map(branch if name == GIVEN_PER_BRANCH else rows, value) for name, value in options.items()}
     return tuple(tree_map(rows, value) for value in arguments), halved

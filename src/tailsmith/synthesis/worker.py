@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from PIL import Image
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.data.dataset import Dataset, make_table
-from tailsmith.files import write_atomically
+from tailsmith.data.packed import location
 from tailsmith.guidance.criteria import ClassGaussians, get_criterion, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
@@ -228,22 +227,26 @@ def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.parquet"
 
 
-def write_shard(results: pd.DataFrame, path: Path, meta: dict[str, str]) -> None:
-    table = pa.Table.from_pandas(results, preserve_index=False).replace_schema_metadata(meta)
-    write_atomically(path, lambda temporary: pq.write_table(table, temporary))
-
-
 def read_shards(folder: Path, plan: Plan) -> pd.DataFrame:
-    """The finished shards of a plan, in its order."""
+    """The finished shards of a plan, in its order, but for the images: column `path` says where each is (packed.py).
+
+    The images of a full plan would not fit into memory.
+    """
     paths = [path for path in (shard_path(folder, number) for number in plan.shards) if path.exists()]
     if not paths:
         raise ValueError(f"no finished shard in {folder}; run `tailsmith synthesize` first")
-    shards: list[pd.DataFrame] = [pq.read_table(path).to_pandas() for path in paths]
+    shards: list[pd.DataFrame] = []
+    for path in paths:
+        columns = [name for name in pq.read_schema(path).names if name != "image"]
+        shard = pq.read_table(path, columns=columns).to_pandas()
+        shards.append(shard.assign(path=[location(path, row) for row in range(len(shard))]))
     return pd.concat(shards, ignore_index=True)
 
 
 def synthetic_dataset(results: pd.DataFrame, like: Dataset) -> Dataset:
-    """Shard rows as training rows of the same classes and attributes, without the images that show nothing."""
+    """Results, of shards or still in memory, as training rows of the same classes and attributes, but for the images
+    that show nothing.
+    """
     black = results["black"].to_numpy(dtype=bool)
     if black.any():
         log.warning("%d of %d synthetic images show nothing and are left out", black.sum(), len(results))
@@ -251,7 +254,8 @@ def synthetic_dataset(results: pd.DataFrame, like: Dataset) -> Dataset:
     table = make_table(
         results["label"].to_numpy(),
         image_ids=[f"synthetic-{request}" for request in results["request_id"]],
-        encoded=results["image"].tolist(),
+        paths=results["path"].tolist() if "path" in results else None,
+        encoded=results["image"].tolist() if "image" in results else None,
         attributes=results["attribute"].to_numpy(),
         splits="train",
         sources="synthetic",

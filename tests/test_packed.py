@@ -1,0 +1,90 @@
+"""Images inside shards, read one by one."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tailsmith.data import packed
+from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.data.images import ImageArray
+from tailsmith.data.packed import is_packed, location, read_packed, write_packed
+
+
+def png(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((4, 4, 3), value, dtype=np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Ten images, three to a row group."""
+    path, images = tmp_path / "shard-00000.parquet", [png(20 * row) for row in range(10)]
+    monkeypatch.setattr(packed, "ROW_GROUP_BYTES", 3.5 * sum(map(len, images)) / 10)
+    write_packed(pd.DataFrame({"label": range(10), "image": images}), path, {"a": "b"})
+    return path
+
+
+def test_every_image_is_found_whatever_its_row_group(shard: Path) -> None:
+    assert pq.read_metadata(shard).num_row_groups == 4
+    assert pq.read_schema(shard).metadata[b"a"] == b"b"
+    assert [read_packed(location(shard, row)) for row in range(10)] == [png(20 * row) for row in range(10)]
+
+
+def test_small_images_share_a_row_group_and_large_ones_have_their_own(tmp_path: Path) -> None:
+    for size, groups in ((1000, 1), (packed.ROW_GROUP_BYTES, 5)):
+        write_packed(pd.DataFrame({"image": [bytes(size)] * 5}), tmp_path / f"{size}.parquet", {})
+        assert pq.read_metadata(tmp_path / f"{size}.parquet").num_row_groups == groups
+
+
+def test_a_dataset_reads_only_what_it_is_asked_for(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = make_table(
+        [0] * 10, image_ids=[str(row) for row in range(10)], paths=[location(shard, r) for r in range(10)]
+    )
+    dataset, groups = Dataset(table, ("bag",)), []
+    own = pq.ParquetFile.read_row_group
+
+    def read(self: pq.ParquetFile, group: int, **options: object) -> object:
+        groups.append(group)
+        return own(self, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", read)
+    images = ImageArray(dataset, 4, cache_budget=0)
+    assert images[[9, 4]].float().mean((1, 2, 3)).tolist() == [180.0, 80.0]
+    assert sorted(groups) == [1, 3]
+    assert dataset.described(3) == f"{shard}#3"
+
+
+def test_a_shard_that_was_written_again_is_read_anew(shard: Path) -> None:
+    assert read_packed(location(shard, 0)) == png(0)
+    write_packed(pd.DataFrame({"image": [png(7)]}), shard, {})
+    assert read_packed(location(shard, 0)) == png(7)
+
+
+def test_a_shard_that_is_gone_and_a_row_that_never_was(shard: Path) -> None:
+    with pytest.raises(ValueError, match=r"has 10 images, none with the number 10"):
+        read_packed(location(shard, 10))
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"shard-00000.parquet does not exist.*synthesize them again"):
+        read_packed(location(shard, 0))
+
+
+def test_ordinary_files_are_no_shards() -> None:
+    assert is_packed("a/shard-00000.parquet#3")
+    assert not is_packed("a/photo#3.jpg")
+
+
+def test_a_writer_that_fails_half_way_leaves_no_shard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def half(table: object, path: str, **options: object) -> None:
+        Path(path).write_bytes(b"PAR1 half a file")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pq, "write_table", half)
+    with pytest.raises(KeyboardInterrupt):
+        write_packed(pd.DataFrame({"image": [b"a"]}), tmp_path / "shard-00000.parquet", {})
+    assert list(tmp_path.iterdir()) == []
