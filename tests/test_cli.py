@@ -463,19 +463,24 @@ def test_shards_that_are_not(text: str, message: str) -> None:
 def test_cost_of_a_folder_takes_its_image_size(generator: Path) -> None:
     from tiny import SIZE
 
-    spent = cost(300, str(generator), 2.0, 256)
+    spent = cost(300, str(generator), 2.0, SynthesisConfig())
     assert spent["shards"] == 2
     assert spent["hours"] == pytest.approx(300 * 2 / 3600)
     assert spent["bytes"] == pytest.approx(300 * SIZE**2 * 3 * PNG_RATIO, abs=1)
     with pytest.raises(ValueError, match="seconds_per_image should be above 0, got 0"):
-        cost(300, str(generator), 0.0, 256)
+        cost(300, str(generator), 0.0, SynthesisConfig())
 
 
 def test_a_known_speed_says_where_it_was_measured_and_a_given_one_does_not() -> None:
-    known = plan_text({"target": 1300, "per": "class", "to_add": {}, **cost(1000, "sd2.1-unclip", None, 256)})
+    def told(seconds: float | None, **settings: float) -> str:
+        spent = cost(1000, "sd2.1-unclip", seconds, SynthesisConfig(**settings))
+        return plan_text({"target": 1300, "per": "class", "to_add": {}, **spent})
+
+    known = told(None)
     assert f"about {1000 * 21.9 / 3600:.1f} GPU-hours at 21.9 s per image, as on one V100" in known
     assert "target 1,300 per class, 1,000 requests" in known
-    given = plan_text({"target": 1300, "per": "class", "to_add": {}, **cost(1000, "sd2.1-unclip", 3.6, 256)})
+    assert "about 63 minutes at 3.8 s per image, as on one V100" in told(None, feedback_scale=0.0)
+    given = told(3.6)
     assert "about 60 minutes at 3.6 s per image\n" in given
     assert "V100" not in given
 
@@ -503,5 +508,5 @@ def test_tables_show_what_is_absent_as_a_dash() -> None:
     ],
 )
 def test_time_in_readable_units(seconds: float | None, said: str) -> None:
-    spent = cost(100, "sdxl", seconds, 256)
+    spent = cost(100, "sdxl", seconds, SynthesisConfig())
     assert said in plan_text({"target": "max", "per": "class", "to_add": {"cat": 100}, **spent})

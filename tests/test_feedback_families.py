@@ -236,7 +236,24 @@ def test_a_compiled_denoiser_gives_the_same_images(pipes):
     torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-4)
 
 
+def test_a_call_that_ends_early_ends_without_a_graph(pipes):
+    with feedback(pipes["sdxl"], TinyClassifier(), scale=0.03, every=1, labels=LABELS) as record:
+        images = sample("sdxl", pipes["sdxl"], denoising_end=0.5)
+    assert sorted(record.values) == [0, 1]
+    assert not images.requires_grad
+
+
 # ---- what is refused, before sampling ----
+
+
+@pytest.mark.parametrize("through", ["denoiser", "denoiser-forward"])
+def test_a_pipeline_without_a_known_denoiser(through, pipes, monkeypatch):
+    monkeypatch.setattr("tailsmith.guidance.denoiser.DENOISERS", ("prior",))
+    with (
+        pytest.raises(ValueError, match=r"no denoiser in StableDiffusionPipeline \(prior\); use prediction='guided'"),
+        feedback(pipes["sd15"], TinyClassifier(), labels=LABELS, through=through),
+    ):
+        pytest.fail("the block was entered")
 
 
 class Recording:

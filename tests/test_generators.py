@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler, PNDMScheduler
 from safetensors.torch import save_file
 
 from rendering import DATASET, largest_difference, render, tiny_plan
+from tailsmith.config import SynthesisConfig
 from tailsmith.synthesis.cost import cost
 from tailsmith.synthesis.families import FAMILIES as KNOWN
 from tailsmith.synthesis.generators import (
@@ -115,7 +116,7 @@ def test_a_folder_of_the_family_loads_with_its_scheduler(name, scheduler, side, 
         pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
     loaded = load_generator(str(saved(pipe, tmp_path / name)), device="cpu")
     assert type(loaded.scheduler).__name__ == scheduler
-    assert cost(10, str(tmp_path / name), None, 256)["bytes"] == int(10 * 3 * side**2 * 0.8)
+    assert cost(10, str(tmp_path / name), None, SynthesisConfig())["bytes"] == int(10 * 3 * side**2 * 0.8)
     if name == "flux":
         loaded.default_sample_size = pipe.default_sample_size
     expected = FAMILIES[name]()
@@ -144,7 +145,7 @@ def test_an_ip_adapter_beside_a_folder_is_loaded_without_the_hub(name, known, tm
     after = generator_hash(generator)
     assert before.endswith(f"+hub:h94/IP-Adapter@{PRESETS[known].companion.revision}")
     assert re.fullmatch(r"[0-9a-f]{64}\+[0-9a-f]{64}", after)
-    assert cost(1, generator, None, 256)["bytes"] == int(3 * 16**2 * 0.8)
+    assert cost(1, generator, None, SynthesisConfig())["bytes"] == int(3 * 16**2 * 0.8)
 
 
 def test_kandinsky_takes_its_image_encoder_from_the_prior(tmp_path):
@@ -213,5 +214,5 @@ def test_a_folder_with_a_part_missing(tmp_path):
 
 
 def test_cost_knows_the_image_sizes_of_the_presets():
-    assert cost(1, "flux-dev", None, 256)["bytes"] == int(3 * 1024**2 * 0.8)
-    assert cost(1, "kandinsky-2.2", None, 256)["bytes"] == int(3 * 512**2 * 0.8)
+    assert cost(1, "flux-dev", None, SynthesisConfig())["bytes"] == int(3 * 1024**2 * 0.8)
+    assert cost(1, "kandinsky-2.2", None, SynthesisConfig())["bytes"] == int(3 * 512**2 * 0.8)

@@ -123,7 +123,8 @@ def test_options_and_files_win_over_a_recipe(tmp_path: Path, capsys: Capture) ->
 def test_inspect_shows_the_published_counts(capsys: Capture) -> None:
     assert main(["inspect", "--recipe", "places-lt"]) == 0
     printed = capsys.readouterr().out
-    assert "places-lt: 62,500 images (Places365: " in printed
+    assert "places-lt: 106,300 images (Places365: " in printed
+    assert "train 62,500, val 7,300, test 36,500" in printed
     assert "target 4,980 per class, 1,755,200 requests" in printed
 
 

@@ -140,12 +140,13 @@ def main() -> None:
             wanted = own(both)
             aims = judge(wanted / 2 + 0.5)
         made = tiny_decode(both)
-        objective = 10 * functional.l1_loss(made, wanted)
+        objective, changes = 10 * functional.l1_loss(made, wanted), 0
         for mine, aim in ((made, wanted), *zip(judge(made / 2 + 0.5), aims, strict=True)):
             here, there = mine.chunk(2)
             here_aim, there_aim = aim.chunk(2)
-            objective = objective + difference(there - here, there_aim - here_aim)
-            objective = objective + (0 if mine is made else difference(mine, aim))
+            changes = changes + difference(there - here, there_aim - here_aim)
+            changes = changes + (0 if mine is made else difference(mine, aim))
+        objective = objective + min(1, 5 * step / arguments.steps) * changes  # first of all, the image
         optimizer.zero_grad()
         objective.backward()
         torch.nn.utils.clip_grad_norm_(tiny.decoder.parameters(), 1.0)

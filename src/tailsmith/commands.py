@@ -67,15 +67,18 @@ def inspect(
     from tailsmith.synthesis.cost import cost
 
     if recipe is not None and not data:
-        dataset = published(read_recipe(recipe).benchmark)
+        benchmark = read_recipe(recipe).benchmark
+        dataset = published(benchmark)
+        splits = {**describe(dataset)["splits"], **benchmark.images}
+        described = {**describe(dataset), "splits": splits, "images": sum(splits.values())}
     else:
         dataset = stages.load(data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed)
-    described = describe(dataset)
+        described = describe(dataset)
     counts = group_counts(dataset) if per == "group" else class_counts(dataset)
     if target is not None or not counts.size or counts.min() < counts.max():
         wanted = "max" if target is None else target
         lacking = to_add(dataset, wanted, per)
-        spent = cost(sum(lacking.values()), generator, seconds_per_image, _NO_CONFIG.shard_size)
+        spent = cost(sum(lacking.values()), generator, seconds_per_image, _NO_CONFIG)
         described["plan"] = {"target": wanted, "per": per, "to_add": lacking, **spent}
     if json:
         print(to_json(described))
@@ -115,7 +118,7 @@ def plan(
         dataset = stages.load(data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed)
         made = stages.plan(dataset, target, per=per, config=synthesis, generator=generator, classifier=guide)
         requests, lacking = len(made), to_add(dataset, target, per)
-    spent = cost(requests, generator, seconds_per_image, synthesis.shard_size)
+    spent = cost(requests, generator, seconds_per_image, synthesis)
     print(plan_text({"target": target, "per": per, "to_add": lacking, **spent}))
     if dry_run:
         print("Dry run: nothing written.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from tailsmith.synthesis.generators import (
     load_generator,
 )
 from tailsmith.synthesis.presets import settled
-from tailsmith.synthesis.requests import Plan, check_config, make_plan
+from tailsmith.synthesis.requests import Plan, check_config, check_shards, make_plan
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
 
 
@@ -167,14 +168,13 @@ def synthesize(
     _check_match(plan, dataset, classifier)
     _claim(out, plan)
     mine = plan.shards if shards is None else shards
-    if unknown := sorted(set(mine) - set(plan.shards)):
-        raise ValueError(f"the plan has the shards {plan.shards[0]}-{plan.shards[-1]}, got {unknown[0]}")
+    check_shards(mine, plan.shards)
     unfinished = [number for number in mine if not shard_path(out, number).exists()]
     if unfinished:
         pipe = pipe if pipe is not None else load_generator(plan.meta["generator"])
         gaussians = _gaussians(plan, dataset, classifier)
         decoder = load_decoder(
-            plan.meta["synthesis"]["feedback_decoder"],
+            plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
             plan.meta["generator"],
             device=pipe._execution_device,  # under CPU offload pipe.device is where the weights wait
             dtype=pipe.dtype,
@@ -244,7 +244,9 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
                 f"the plan's classes are not the {what}'s: the {what} {class_difference(tuple(names), expected)}; "
                 "make a new plan"
             )
-    if classifier is None and bool((plan.table["feedback_scale"] > 0).any()):
+    if lacks := {each.name for each in fields(SynthesisConfig)} - set(plan.meta["synthesis"]):
+        raise ValueError(f"this plan is of another version of tailsmith, it lacks {min(lacks)}; make a new plan")
+    if classifier is None and plan.has_feedback:
         raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback_scale=0")
     planned = plan.meta.get("classifier_sha256")
     if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:

@@ -92,8 +92,7 @@ class GuidedStep:
     def move(self, gradient: Tensor, model_output: Tensor, sample: Tensor, at: Noising) -> tuple[Tensor, Tensor]:
         """The model output and sample moved along the gradient, detached; images without a usable one stay."""
         model_output, sample = model_output.detach(), sample.detach()
-        norms = _norms(gradient)
-        usable = over_images(torch.isfinite(norms) & (norms > 0), gradient)
+        usable = over_images(_usable(gradient), gradient)
         gradient = torch.where(usable, gradient, torch.ones_like(gradient))  # never divide by a zero norm
         scale = self.scale.to(gradient.device) * usable.flatten()
         if self.update == "latent":
@@ -125,12 +124,18 @@ class GuidedStep:
 
     def _note_skipped(self, step: int, gradient: Tensor) -> None:
         """Record who has no gradient to follow and goes on unguided."""
-        norms = _norms(gradient)
-        finite = torch.isfinite(norms)
-        unusable = ~finite | (norms == 0)
-        for image in torch.nonzero(unusable & (self.scale.to(norms.device) > 0)).flatten().tolist():
-            reason = "zero gradient" if bool(finite[image]) else "non-finite gradient"
-            self.record.skipped.append(Skip(step, image, reason))
+        lost = ~_usable(gradient) & (self.scale.to(gradient.device) > 0)
+        for image in torch.nonzero(lost).flatten().tolist():
+            finite = bool(torch.isfinite(gradient[image]).all())
+            skip = Skip(step, image, "zero gradient" if finite else "non-finite gradient")
+            if skip not in self.record.skipped:  # Heun may ask twice in a step
+                self.record.skipped.append(skip)
+
+
+def _usable(gradient: Tensor) -> Tensor:
+    """Which images have a gradient to follow, [N] bool: finite and not zero."""
+    norms = _norms(gradient)
+    return torch.isfinite(norms) & (norms > 0)
 
 
 def _norms(gradient: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class Hook:
         with torch.no_grad():
             result = self._own_step(model_output.detach(), timestep, sample.detach(), *arguments, **options)
         begins = begins_step(scheduler)  # whether the call after this one will begin a step
-        follows = where + 1 < len(scheduler.timesteps)
+        follows = where + 1 < self._calls_of_step()
         record = follows and self._asks(self.index + int(begins), begins)
         if not follows:  # another call may come inside the same block
             self.index, self.gradient, self.prepared = -1, None, False
@@ -116,6 +116,11 @@ class Hook:
         torch.set_grad_enabled(through)
         return latents.detach().requires_grad_(through)
 
+    def _calls_of_step(self) -> int:
+        """How often the pipeline will call `step`: SDXL's denoising_end stops before the scheduler does."""
+        timesteps = len(self.pipe.scheduler.timesteps)
+        return min(timesteps, int(getattr(self.pipe, "_num_timesteps", timesteps)))
+
     def _check(self, latents: Tensor) -> None:
         """Raise ValueError, before anything is sampled, for what would fail at the first guided step."""
         classifier, labels = self.guide.classifier, self.guide.labels
@@ -150,7 +155,7 @@ class Hook:
                 f"{type(self.pipe).__name__} prepares no latents when it is given latents=, so that feedback can't "
                 "record its first step; give generator= instead"
             )
-        steps = -(-len(self.pipe.scheduler.timesteps) // self.pipe.scheduler.order)
+        steps = -(-self._calls_of_step() // self.pipe.scheduler.order)
         if self.last_step is not None and self.last_step >= steps:
             raise ValueError(f"steps should be within 0..{steps - 1}, this call has {steps}; got {self.last_step}")
 

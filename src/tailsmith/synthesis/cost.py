@@ -5,30 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tailsmith.config import SynthesisConfig
 from tailsmith.files import read_json
 from tailsmith.synthesis.generators import EMBEDDED, PRESETS, generator_folder, preset
 
-# With feedback, 30 steps: seconds, and where; for other generators and machines there is --seconds-per-image.
+# 30 steps: seconds with feedback and without, and where; for others there is --seconds-per-image.
 SECONDS_PER_IMAGE = {
-    "mini-unclip": (0.1, "on 2 CPU cores, 64 at a time"),
-    "sd2.1-unclip": (21.9, "on one V100, one at a time (the paper's Table 4)"),
+    "mini-unclip": (0.1, 0.07, "on 2 CPU cores, 64 at a time"),
+    "sd2.1-unclip": (21.9, 3.8, "on one V100, one at a time (the paper's Table 4)"),
 }
 FLUX_LATENT = 128  # its pipeline's own constant: Flux's configuration doesn't say
 PNG_RATIO = 0.8  # bytes of a photograph as PNG per byte of its pixels
 
 
-def cost(images: int, generator: str, seconds: float | None, shard_size: int) -> dict[str, Any]:
+def cost(images: int, generator: str, seconds: float | None, config: SynthesisConfig) -> dict[str, Any]:
     """What so many images take: shards, hours of one device (None where the generator's speed is unknown), bytes.
 
     "measured" says on what machine, where `seconds` doesn't come from the caller.
     """
     if seconds is not None and seconds <= 0:
         raise ValueError(f"seconds_per_image should be above 0, got {seconds}")
-    known, where = SECONDS_PER_IMAGE.get(generator.partition("=")[0], (None, None))
+    guided, plain, where = SECONDS_PER_IMAGE.get(generator.partition("=")[0], (None, None, None))
+    known = guided if config.feedback_scale > 0 else plain
     each, where = (known, where) if seconds is None else (seconds, None)
     return {
         "images": images,
-        "shards": -(-images // shard_size),
+        "shards": -(-images // config.shard_size),
         "generator": generator,
         "seconds_per_image": each,
         "measured": where,

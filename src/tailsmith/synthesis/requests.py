@@ -39,6 +39,10 @@ class Plan:
     def shards(self) -> list[int]:
         return list(self._by_shard[1])
 
+    @property
+    def has_feedback(self) -> bool:
+        return bool((self.table["feedback_scale"] > 0).any())
+
     def shard(self, number: int) -> pd.DataFrame:
         table, rows = self._by_shard
         return table.iloc[rows[number]].reset_index(drop=True)
@@ -71,6 +75,12 @@ class Plan:
         if meta is None:
             raise ValueError(f"{path} is not a plan: it carries no tailsmith metadata")
         return Plan(table.to_pandas(), json.loads(meta))
+
+
+def check_shards(chosen: Sequence[int], known: Sequence[int]) -> None:
+    """Raise ValueError for a shard that the plan doesn't have."""
+    if unknown := sorted(set(chosen) - set(known)):
+        raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {unknown[0]}")
 
 
 def make_plan(

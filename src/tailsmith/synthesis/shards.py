@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.requests import Plan, check_shards
 from tailsmith.synthesis.worker import read_shards, shard_path, synthetic_dataset
 
 
@@ -23,10 +23,9 @@ def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"shards should be numbers as in 3 or 0,1,2 or 0-9, got {text!r}")
         chosen += range(int(first), int(last if dash else first) + 1)
-    unknown = sorted(set(chosen) - set(known))
-    if unknown or not chosen:
-        got = unknown[0] if unknown else text
-        raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {got}")
+    if not chosen:
+        raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {text}")
+    check_shards(chosen, known)
     return sorted(set(chosen))
 
 

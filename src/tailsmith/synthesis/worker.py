@@ -87,9 +87,10 @@ class Worker:
         """The pipeline's family; ValueError for requests that this worker lacks something for, before it samples."""
         family = family_of(self.pipe)
         check_conditioning(type(self.pipe).__name__, family, _conditionings(requests))
-        if self.classifier is None and bool((requests["feedback_scale"] > 0).any()):
+        guided = bool((requests["feedback_scale"] > 0).any())
+        if guided and self.classifier is None:
             raise ValueError("the plan asks for feedback; give the classifier that guides")
-        if self.decoder is None and settings["feedback_decoder"] != "own":
+        if guided and self.decoder is None and settings["feedback_decoder"] != "own":
             raise ValueError(
                 f"the plan looks through the decoder {settings['feedback_decoder']!r}; give the worker one"
             )
