@@ -1,6 +1,8 @@
-"""What the benchmarks on the embedded generator share: a batch of requests and a classifier."""
+"""What the benchmarks share: their options, and for the embedded generator a batch of requests and a classifier."""
 
+import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,15 @@ from tailsmith.config import TrainConfig
 from tailsmith.data.embedded import CLASS_NAMES
 
 GUIDANCE_SCALE, STEPS, EVERY, OMEGA = 5.0, 30, 5, 0.02
+
+
+def options(description: str, **counts: int) -> argparse.Namespace:
+    """A benchmark's options from the command line: whole numbers with these defaults, and --json FILE."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in counts.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--json", type=Path, help="also write the numbers here")
+    return parser.parse_args()
 
 
 def untrained_classifier() -> Classifier:

@@ -7,9 +7,7 @@ ResNeXt-50 at 224 pixels; 30 steps, guidance at 6 of them. Plain is the denoiser
 text and image encoders are left out. A multiplication and an addition are two FLOPs.
 """
 
-import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import timm
 import torch
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from embedded import options
 from tailsmith.files import write_json
 
 STEPS, GUIDED, LATENT, SEEN = 30, 6, 96, 224
@@ -93,8 +92,9 @@ def count() -> dict[str, float]:
         "tiny": both_ways(tiny, *full),
         "tiny at 28x28": both_ways(tiny, *seen),
     }
-    through = {
-        "denoiser": both_ways(doubled, *full) - step,  # its forward pass is the pipeline's own
+    through = {  # the forward pass is the pipeline's own
+        "denoiser": both_ways(denoise, *full) - half,  # x0-hat of the conditional branch, the default
+        "denoiser, guided": both_ways(doubled, *full) - step,  # x0-hat after classifier-free guidance
         "denoiser-forward": half,
         "decoder": 0,
     }
@@ -108,15 +108,14 @@ def count() -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = options(__doc__)
     ratios = count()
     for name, ratio in ratios.items():
         print(f"{name:36}{ratio:9.3f}")
     if arguments.json:
         keys = {
             "exact_ratio": "denoiser, tiny at 28x28",
+            "exact_guided_ratio": "denoiser, guided, tiny at 28x28",
             "forward_ratio": "denoiser-forward, tiny at 28x28",
             "cheap_ratio": "decoder, tiny at 28x28",
             "official_ratio": "official procedure",

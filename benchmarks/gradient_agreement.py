@@ -3,11 +3,9 @@
     python benchmarks/gradient_agreement.py [--images 64] [--json FILE]
 
 The same sampling (moved by nothing) seen by each variant; the guide is fashion-lt's, entropy its criterion. Exact is
-through denoiser and own decoder. Medians over the images.
+through denoiser and own decoder, for x0-hat of the conditional branch and for the guided one. Medians over the images.
 """
 
-import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import tailsmith
-from embedded import EVERY, labels, sample, trained_classifier
+from embedded import EVERY, labels, options, sample, trained_classifier
 from tailsmith.files import write_json
 from tailsmith.synthesis.generators import EMBEDDED, load_decoder
 
@@ -31,26 +29,29 @@ def gradients(pipe: Any, classifier: Any, n: int, **options: Any) -> dict[int, T
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, images=64)
     pipe, classifier = tailsmith.load_generator(), trained_classifier()
     tiny = load_decoder("tiny", EMBEDDED)
-    exact = gradients(pipe, classifier, arguments.images)
-    print(f"{'':32}" + "".join(f"{f'step {step}':>9}" for step in exact))
     table = {}
-    for through in ("denoiser", "denoiser-forward", "decoder"):
-        for which, decoder in (("own", None), ("tiny", tiny)):
-            if (through, which) == ("denoiser", "own"):
-                continue
-            found = gradients(pipe, classifier, arguments.images, through=through, decoder=decoder)
-            cosines = {
-                step: functional.cosine_similarity(found[step].flatten(1), exact[step].flatten(1)).nanmedian().item()
-                for step in exact
-            }
-            table[f"{through}, {which} decoder"] = {str(step): round(value, 3) for step, value in cosines.items()}
-            print(f"{through + ', ' + which + ' decoder':32}" + "".join(f"{each:9.3f}" for each in cosines.values()))
+    for prediction in ("conditional", "guided"):
+        exact = gradients(pipe, classifier, arguments.images, prediction=prediction)
+        print(f"{f'x0-hat: {prediction}':32}" + "".join(f"{f'step {step}':>9}" for step in exact))
+        rows = table[prediction] = {}
+        for through in ("denoiser", "denoiser-forward", "decoder"):
+            for which, decoder in (("own", None), ("tiny", tiny)):
+                if (through, which) == ("denoiser", "own"):
+                    continue
+                found = gradients(
+                    pipe, classifier, arguments.images, prediction=prediction, through=through, decoder=decoder
+                )
+                cosines = {
+                    step: functional.cosine_similarity(found[step].flatten(1), exact[step].flatten(1)).nanmedian()
+                    for step in exact
+                }
+                rows[f"{through}, {which} decoder"] = {
+                    str(step): round(float(each), 3) for step, each in cosines.items()
+                }
+                print(f"{f'{through}, {which} decoder':32}" + "".join(f"{each:9.3f}" for each in cosines.values()))
     if arguments.json:
         write_json(arguments.json, {"images": arguments.images, "median_cosine": table})
 

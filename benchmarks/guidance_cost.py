@@ -7,17 +7,16 @@ procedure is written from the paper's description of its code: one image at a ti
 conditional branch, x0-hat blended with the latents, decoded at full size, scaled to its own range.
 """
 
-import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 
 import tailsmith
-from embedded import EVERY, GUIDANCE_SCALE, OMEGA, STEPS, labels, sample, untrained_classifier
+from embedded import EVERY, GUIDANCE_SCALE, OMEGA, STEPS, labels, options, sample, untrained_classifier
 from tailsmith.data.embedded import CLASS_NAMES
 from tailsmith.files import write_json
 from tailsmith.guidance.criteria import entropy
@@ -67,26 +66,22 @@ def official_procedure(pipe: Any, classifier: Any, seed: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, batch=64, repeats=3)
     pipe, classifier = tailsmith.load_generator(), untrained_classifier()
     for module in (pipe.unet, pipe.vae, classifier):
         module.requires_grad_(False)
     seeds, tiny = range(arguments.batch), load_decoder("tiny", EMBEDDED)
 
-    def guided(through: str, decoder: torch.nn.Module | None) -> None:
-        with tailsmith.feedback(
-            pipe, classifier, "entropy", OMEGA, EVERY, labels=labels(seeds), through=through, decoder=decoder
-        ):
+    def guided(**options: Any) -> None:
+        with tailsmith.feedback(pipe, classifier, "entropy", OMEGA, EVERY, labels=labels(seeds), **options):
             sample(pipe, seeds)
 
     calls: dict[str, Callable[[], object]] = {"plain": lambda: sample(pipe, seeds)}
     for through in ("denoiser", "denoiser-forward", "decoder"):
         for which, decoder in (("own", None), ("tiny", tiny)):
-            calls[f"{through}, {which} decoder"] = lambda way=through, other=decoder: guided(way, other)
+            call = functools.partial(guided, through=through, decoder=decoder)
+            calls[f"{through}, {which} decoder"] = call
+    calls["denoiser, guided, own decoder"] = functools.partial(guided, prediction="guided")
     sample(pipe, seeds, 3)  # warm up
     taken: dict[str, list[float]] = {name: [] for name in calls}
     one_image: list[float] = []

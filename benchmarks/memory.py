@@ -6,10 +6,8 @@ mini-unclip, resnet-small, weights of both included. Every tensor that an operat
 sampling steps are enough, as the peak is within a guided one.
 """
 
-import argparse
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tailsmith
-from embedded import OMEGA, labels, sample, untrained_classifier
+from embedded import OMEGA, labels, options, sample, untrained_classifier
 from tailsmith.files import write_json
 from tailsmith.synthesis.generators import EMBEDDED, load_decoder
 
@@ -67,10 +65,7 @@ def peak(call: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
+    arguments = options(__doc__, batch=64)
     pipe, classifier, tiny = tailsmith.load_generator(), untrained_classifier(), load_decoder("tiny", EMBEDDED)
     seeds = range(arguments.batch)
     modules = [classifier, *(each for each in pipe.components.values() if isinstance(each, torch.nn.Module))]
@@ -78,12 +73,12 @@ def main() -> None:
     plain = weights + peak(lambda: sample(pipe, seeds, 2))
     print(f"{'':50}{'MB':>8}{'ratio':>8}\n{'plain':50}{plain / 1e6:8.1f}{1:8.2f}")
     ratios = {}
-    for name, options in WAYS.items():
+    for name, way in WAYS.items():
         for which, decoder in (("own", None), ("tiny", tiny)):
 
-            def guided(options: dict = options, decoder: torch.nn.Module | None = decoder) -> None:
+            def guided(way: dict = way, decoder: torch.nn.Module | None = decoder) -> None:
                 with tailsmith.feedback(
-                    pipe, classifier, scale=OMEGA, steps=[1], labels=labels(seeds), decoder=decoder, **options
+                    pipe, classifier, scale=OMEGA, steps=[1], labels=labels(seeds), decoder=decoder, **way
                 ):
                     sample(pipe, seeds, 2)
 

@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--images", type=int, default=512, help="samples whose x0-hats are learned from")
+    parser.add_argument("--start", type=Path, help="go on with this one, whatever its size")
     parser.add_argument("--channels", type=int, default=16)
     parser.add_argument("--blocks", type=int, nargs="*", default=[4, 3, 1])
     parser.add_argument("--learning-rate", type=float, default=2e-3)
@@ -107,14 +108,18 @@ def main() -> None:
     judges = [load_classifier(JUDGES / what).eval().requires_grad_(False) for what in ("label", "attribute")]
     vae, factor = pipe.vae, pipe.vae.config.scaling_factor
     levels = len(vae.config.block_out_channels)
-    tiny = AutoencoderTiny(
-        latent_channels=vae.config.latent_channels,
-        encoder_block_out_channels=(arguments.channels,) * levels,
-        decoder_block_out_channels=(arguments.channels,) * levels,
-        num_encoder_blocks=(1,) * levels,
-        num_decoder_blocks=tuple(arguments.blocks),
-        act_fn="silu",  # smooth, as what it imitates
-        scaling_factor=1.0,  # it takes the denoiser's latents as they are
+    tiny = (
+        AutoencoderTiny.from_pretrained(arguments.start)
+        if arguments.start
+        else AutoencoderTiny(
+            latent_channels=vae.config.latent_channels,
+            encoder_block_out_channels=(arguments.channels,) * levels,
+            decoder_block_out_channels=(arguments.channels,) * levels,
+            num_encoder_blocks=(1,) * levels,
+            num_decoder_blocks=tuple(arguments.blocks),
+            act_fn="silu",  # smooth, as what it imitates
+            scaling_factor=1.0,  # it takes the denoiser's latents as they are
+        )
     )
 
     def own(z: Tensor) -> Tensor:
@@ -133,8 +138,9 @@ def main() -> None:
     for step in bar:
         some = latents[torch.randint(len(latents), (arguments.batch,))].float()
         direction = torch.where(torch.rand(len(some), 1, 1, 1) < 0.5, torch.randn_like(some), some.flip(0) - some)
-        length = torch.rand(len(some), 1, 1, 1) * 0.3 * some.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        both = torch.cat([some, some + direction * length / direction.flatten(1).norm(dim=1).view(-1, 1, 1, 1)])
+        norms = direction.flatten(1).norm(dim=1).clamp_min(1e-6)  # an image may be its own neighbour
+        share = 0.3 * torch.rand(len(some)) * some.flatten(1).norm(dim=1) / norms
+        both = torch.cat([some, some + direction * share.view(-1, 1, 1, 1)])
         judge = judges[0 if step % 4 else 1]
         with torch.no_grad():
             wanted = own(both)
@@ -146,7 +152,8 @@ def main() -> None:
             here_aim, there_aim = aim.chunk(2)
             changes = changes + difference(there - here, there_aim - here_aim)
             changes = changes + (0 if mine is made else difference(mine, aim))
-        objective = objective + min(1, 5 * step / arguments.steps) * changes  # first of all, the image
+        early = 0 if arguments.start else 1 - 5 * step / arguments.steps  # first of all, the image
+        objective = objective + min(1, 1 - early) * changes
         optimizer.zero_grad()
         objective.backward()
         torch.nn.utils.clip_grad_norm_(tiny.decoder.parameters(), 1.0)

@@ -30,6 +30,7 @@ from tailsmith.synthesis.allocation import Target, missing_counts
 from tailsmith.synthesis.families import check_conditioning
 from tailsmith.synthesis.generators import (
     EMBEDDED,
+    decoder_hash,
     generator_family,
     generator_hash,
     load_decoder,
@@ -120,6 +121,7 @@ def plan(
         "per": per,
         "generator": str(generator),
         "generator_sha256": generator_hash(str(generator)),
+        "decoder_sha256": decoder_hash(config.feedback_decoder, str(generator)) if config.feedback_scale > 0 else None,
         "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
     }
     return make_plan(dataset, lacking, config, meta=meta)

@@ -35,7 +35,11 @@ NUM_INFERENCE_STEPS = 20  # the paper has 30; a third cheaper
 
 _TRAIN = TrainConfig(steps=STEPS, learning_rate=0.1, ema_decay=0.99)
 _MIXED = replace(_TRAIN, method="balanced_softmax", resampling="half_and_half")
-_SYNTHESIS = SynthesisConfig(feedback_scale=FEEDBACK_SCALE, num_inference_steps=NUM_INFERENCE_STEPS)
+_SYNTHESIS = SynthesisConfig(
+    feedback_scale=FEEDBACK_SCALE,
+    feedback_prediction="guided",  # fashion-gradients compares it with the default
+    num_inference_steps=NUM_INFERENCE_STEPS,
+)
 _COMMON: dict[str, Any] = {"real": _TRAIN, "mixed": _MIXED}
 _ARMS = ("erm", "balanced_softmax", "text", "image_text", "feedback_entropy")
 
@@ -50,18 +54,22 @@ EXPERIMENTS: dict[str, dict[str, RunConfig]] = {
             **_COMMON,
         ),
     },
-    "fashion-gradients": {  # what cheaper gradients buy: one arm of fashion-lt, three ways
+    "fashion-gradients": {  # what cheaper gradients buy: one arm of fashion-lt, in several ways, and unguided
         suffix: RunConfig(
             data="fashion-lt",
             target=150,
-            arms=("erm", "feedback_entropy"),
-            synthesis=replace(_SYNTHESIS, feedback_through=through, feedback_decoder=decoder),
+            arms=("erm", *(() if suffix else ("image_text",)), "feedback_entropy"),
+            synthesis=replace(
+                _SYNTHESIS, feedback_prediction=prediction, feedback_through=through, feedback_decoder=decoder
+            ),
             **_COMMON,
         )
-        for suffix, through, decoder in (
-            ("", "denoiser", "own"),
-            ("_forward", "denoiser-forward", "own"),
-            ("_decoder", "decoder", "tiny"),
+        for suffix, prediction, through, decoder in (
+            ("", "conditional", "denoiser", "own"),
+            ("_guided", "guided", "denoiser", "own"),
+            ("_forward", "conditional", "denoiser-forward", "own"),
+            ("_tiny", "conditional", "denoiser", "tiny"),
+            ("_decoder", "conditional", "decoder", "tiny"),
         )
     },
     "fashion-groups": {

@@ -22,6 +22,7 @@ __all__ = [
     "EMBEDDED",
     "PRESETS",
     "Preset",
+    "decoder_hash",
     "generator_family",
     "generator_folder",
     "generator_hash",
@@ -150,6 +151,30 @@ def load_generator(
     return pipe.to(device)
 
 
+def find_decoder(decoder: str, generator: str) -> Weights | None:
+    """Where a decoder's weights are, None for "own"; ValueError for a generator without a tiny one."""
+    if decoder == "own":
+        return None
+    if decoder != "tiny":
+        return Weights(Path(decoder)) if Path(decoder).is_dir() else Weights(None, decoder)
+    beside = (generator_folder(generator) or Path()) / "tiny_decoder"
+    known = preset(generator).tiny_decoder
+    if not beside.is_dir() and not known:
+        raise ValueError(
+            f"generator {generator!r} has no tiny decoder that tailsmith knows of; use feedback_decoder=own, or "
+            "give the folder or hub id of an AutoencoderTiny for its latents"
+        )
+    return Weights(beside) if beside.is_dir() else Weights(None, known)
+
+
+def decoder_hash(decoder: str, generator: str) -> str | None:
+    """SHA-256 of a decoder's folder, the name of one on the hub, None for the generator's own."""
+    weights = find_decoder(decoder, generator)
+    if weights is None:
+        return None
+    return sha256_folder(weights.folder) if weights.folder else f"hub:{weights}"
+
+
 def load_decoder(
     decoder: str, generator: str, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> torch.nn.Module | None:
@@ -160,18 +185,9 @@ def load_decoder(
     """
     from diffusers import AutoencoderTiny
 
-    if decoder == "own":
+    weights = find_decoder(decoder, generator)
+    if weights is None:
         return None
-    weights = Weights(Path(decoder)) if Path(decoder).is_dir() else Weights(None, decoder)
-    if decoder == "tiny":
-        beside = (generator_folder(generator) or Path()) / "tiny_decoder"
-        known = preset(generator).tiny_decoder
-        if not beside.is_dir() and not known:
-            raise ValueError(
-                f"generator {generator!r} has no tiny decoder that tailsmith knows of; use feedback_decoder=own, or "
-                "give the folder or hub id of an AutoencoderTiny for its latents"
-            )
-        weights = Weights(beside) if beside.is_dir() else Weights(None, known)
     with no_loading_bars(), _reachable(f"decoder {decoder}", weights):
         tiny: torch.nn.Module = AutoencoderTiny.from_pretrained(weights.source, dtype=dtype)
     return tiny.to(device).eval()
