@@ -35,12 +35,14 @@ class Call:
     @property
     def latents(self) -> Tensor:
         """What the denoiser was shown, [n, ...]."""
-        seen: Tensor = self.arguments[0] if self.arguments else self.options[_name_of_input(self.options)]
-        return seen
+        return _latents_of(self.arguments, self.options)
 
     def again(self, latents: Tensor) -> Tensor:
         """Its output for other latents, all else equal."""
-        output: Tensor = _call(self.denoiser, latents, self.arguments, self.options)[0]
+        if self.arguments:
+            output: Tensor = self.denoiser(latents, *self.arguments[1:], **self.options)[0]
+        else:
+            output = self.denoiser(**{**self.options, _name_of_input(self.options): latents})[0]
         return output
 
 
@@ -78,8 +80,7 @@ class Watch:
         """Where the call is to be recorded, its unconditional half is set aside: no graph is wanted of that."""
         if not self.images or self.call is not None or not self.records:
             return None
-        latents = arguments[0] if arguments else options[_name_of_input(options)]
-        if len(latents) != 2 * self.images:
+        if len(_latents_of(arguments, options)) != 2 * self.images:
             return None
         self.unconditional = _half(0, self.images, arguments, options)
         return _half(1, self.images, arguments, options)
@@ -98,8 +99,7 @@ class Watch:
         if self.unconditional is None:
             return None
         (arguments, options), self.unconditional = self.unconditional, None
-        latents = arguments[0] if arguments else options[_name_of_input(options)]
-        both = torch.cat([_call(self.denoiser, latents, arguments, options)[0], conditional.detach()])
+        both = torch.cat([self.denoiser(*arguments, **options)[0], conditional.detach()])
         return (both, *output[1:]) if isinstance(output, tuple) else type(output)(both)
 
 
@@ -108,10 +108,9 @@ def _name_of_input(options: dict[str, Any]) -> str:
     return "sample" if "sample" in options else "hidden_states"
 
 
-def _call(denoiser: torch.nn.Module, latents: Tensor, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    if arguments:
-        return denoiser(latents, *arguments[1:], **options)
-    return denoiser(**{**options, _name_of_input(options): latents})
+def _latents_of(arguments: tuple[Any, ...], options: dict[str, Any]) -> Tensor:
+    latents: Tensor = arguments[0] if arguments else options[_name_of_input(options)]
+    return latents
 
 
 def _half(
