@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from embedded import options
+from embedded import command_line
 from tailsmith.files import write_json
 
 STEPS, GUIDED, LATENT, SEEN = 30, 6, 96, 224
@@ -108,7 +108,7 @@ def count() -> dict[str, float]:
 
 
 def main() -> None:
-    arguments = options(__doc__)
+    arguments = command_line(__doc__)
     ratios = count()
     for name, ratio in ratios.items():
         print(f"{name:36}{ratio:9.3f}")

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import tailsmith
-from embedded import EVERY, GUIDANCE_SCALE, OMEGA, STEPS, labels, options, sample, untrained_classifier
+from embedded import EVERY, GUIDANCE_SCALE, OMEGA, STEPS, command_line, labels, sample, untrained_classifier
 from tailsmith.data.embedded import CLASS_NAMES
 from tailsmith.files import write_json
 from tailsmith.guidance.criteria import entropy
@@ -66,7 +66,7 @@ def official_procedure(pipe: Any, classifier: Any, seed: int) -> None:
 
 
 def main() -> None:
-    arguments = options(__doc__, batch=64, repeats=3)
+    arguments = command_line(__doc__, batch=64, repeats=3)
     pipe, classifier = tailsmith.load_generator(), untrained_classifier()
     for module in (pipe.unet, pipe.vae, classifier):
         module.requires_grad_(False)

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import tailsmith
-from embedded import OMEGA, labels, options, sample, untrained_classifier
+from embedded import OMEGA, command_line, labels, sample, untrained_classifier
 from tailsmith.files import write_json
 from tailsmith.synthesis.generators import EMBEDDED, load_decoder
 
@@ -65,7 +65,7 @@ def peak(call: Callable[[], object]) -> int:
 
 
 def main() -> None:
-    arguments = options(__doc__, batch=64)
+    arguments = command_line(__doc__, batch=64)
     pipe, classifier, tiny = tailsmith.load_generator(), untrained_classifier(), load_decoder("tiny", EMBEDDED)
     seeds = range(arguments.batch)
     modules = [classifier, *(each for each in pipe.components.values() if isinstance(each, torch.nn.Module))]
