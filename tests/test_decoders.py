@@ -56,6 +56,18 @@ def test_a_plan_looks_through_its_decoder(generator, tmp_path):
     assert np.abs(images["own"] - images["tiny"]).max() > 3
 
 
+def test_a_plan_holds_to_the_decoder_it_was_made_for(generator, tmp_path):
+    decoder = tmp_path / "decoder"
+    blocks = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
+    counts = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
+    AutoencoderTiny(latent_channels=4, **blocks, **counts).save_pretrained(decoder)
+    config = SynthesisConfig(num_inference_steps=1, feedback_decoder=str(decoder))
+    plan = stages.plan(tiny_dataset(), 6, config=config, generator=str(generator))
+    AutoencoderTiny(latent_channels=4, **blocks, **counts).save_pretrained(decoder)
+    with pytest.raises(ValueError, match=r"decoder .* is not the one the plan was made for .*make a new plan"):
+        stages.synthesize(plan, tiny_dataset(), tmp_path / "out", classifier=TinyClassifier())
+
+
 def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_path, monkeypatch):
     pipe, dataset, devices = tiny_pipeline(), tiny_dataset(), []
     monkeypatch.setattr(type(pipe), "device", "meta")  # under CPU offload: where the weights wait
@@ -72,6 +84,7 @@ def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_pat
     [
         ({"feedback_decode_size": 0}, "feedback_decode_size should be at least 1 pixel, got 0"),
         ({"feedback_steps": (0, 30)}, "feedback_steps should be below num_inference_steps, 30; got 30"),
+        ({"feedback_decoder": "tinyy"}, "feedback_decoder should be own, tiny, a folder or a hub id, got 'tinyy'"),
         ({"feedback_through": "unet"}, "through should be one of"),
     ],
 )

@@ -394,12 +394,31 @@ def test_a_classifier_that_hides_its_gradient_is_an_error(through, pipe, classif
         sample(pipe)
 
 
+def test_a_denoiser_whose_call_can_not_be_seen(classifier):
+    class Wrapped(torch.nn.Module):
+        def __init__(self, own):
+            super().__init__()
+            self.own, self.config, self.dtype, self.device = own, own.config, own.dtype, own.device
+
+        def __call__(self, *arguments, **options):
+            return self.own(*arguments, **options)
+
+    pipe = tiny_pipeline()
+    pipe.unet = Wrapped(pipe.unet)
+    with (
+        pytest.raises(ValueError, match=r"didn't see the call of the denoiser.*use prediction='guided'"),
+        feedback(pipe, classifier, labels=LABELS),
+    ):
+        sample(pipe)
+
+
 # ---- everything is as before ----
 
 
 def state_of(pipe, classifier):
     modules = [each for each in pipe.components.values() if isinstance(each, torch.nn.Module)]
     flags = [weight.requires_grad for module in (*modules, classifier) for weight in module.parameters()]
+    flags += [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules]
     return flags, torch.is_grad_enabled(), sorted(vars(pipe)), sorted(vars(pipe.scheduler))
 
 

@@ -74,9 +74,21 @@ def test_a_shard_that_is_gone_and_a_row_that_never_was(shard: Path) -> None:
         read_packed(location(shard, 0))
 
 
+def test_a_damaged_shard_is_named(shard: Path) -> None:
+    whole = shard.read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        shard.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"shard-00000.parquet is damaged.*delete it, and synthesize again"):
+            read_packed(location(shard, 0))
+
+
 def test_ordinary_files_are_no_shards() -> None:
     assert is_packed("a/shard-00000.parquet#3")
+    assert is_packed("runs#2/shard-00000.parquet#3")
     assert not is_packed("a/photo#3.jpg")
+    assert not is_packed("images.parquet#1/photo.jpg")
+    with pytest.raises(ValueError, match=r"photo.jpg is no image of a shard: expected PATH.parquet#ROW"):
+        read_packed("photo.jpg")
 
 
 def test_a_writer_that_fails_half_way_leaves_no_shard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -78,6 +78,20 @@ def test_fluxs_patches_are_not_taken_for_images():
     assert record.skipped == []
 
 
+@pytest.mark.parametrize("through", ["denoiser", "denoiser-forward", "decoder"])
+def test_the_negative_call_of_fluxs_true_guidance_does_not_change_what_the_classifier_sees(through):
+    values = []
+    for negative in ({}, {"negative_prompt": ["bag"], "true_cfg_scale": 2.0}):
+        pipe = FAMILIES["flux"]()
+        call = {**arguments("flux", pipe, 1, (0,)), **negative}
+        with feedback(
+            pipe, TinyClassifier(), scale=0.03, steps=[0], labels=[0], through=through, keep_gradients=True
+        ) as record:
+            pipe(**call)
+        values.append(record.gradients[0])
+    torch.testing.assert_close(*values)
+
+
 def test_of_several_calls_in_a_step_the_conditional_one_is_repeated():
     pipe, seen = FAMILIES["flux"](), []
 

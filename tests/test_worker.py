@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from diffusers import HeunDiscreteScheduler
 from PIL import Image
 
 from rendering import DATASET, largest_difference, pixels, render, tiny_plan
@@ -20,8 +21,9 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.guidance.criteria import entropy
 from tailsmith.synthesis.conditioning import drop_entries, embed_images
 from tailsmith.synthesis.families import family_of
+from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.worker import Worker, encode_image, read_shards, shard_path, synthetic_dataset
-from tiny import CLASSES, TinyClassifier
+from tiny import CLASSES, TinyClassifier, tiny_pipeline
 
 PROVENANCE = (
     "request_id", "shard", "label", "attribute", "prompt", "conditioning_id", "conditioning_sha256",
@@ -203,7 +205,34 @@ def test_kill_9_in_the_middle_then_the_same_call_gives_the_uninterrupted_result(
     np.testing.assert_allclose(resumed["criterion_value"], whole["criterion_value"], atol=0.05)
 
 
+def test_the_images_are_found_from_another_working_directory(pipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    made = stages.synthesize(tiny_plan((1, 0, 0), feedback_scale=0.0), DATASET, "out", pipe=pipe)
+    monkeypatch.chdir("/")
+    assert made.image(0).size == (16, 16)
+
+
 # ---- what bad requests get ----
+
+
+def test_a_plan_of_another_version_is_refused_where_something_is_to_be_made(pipe, classifier, tmp_path):
+    plan = tiny_plan()
+    older = {name: value for name, value in plan.meta["synthesis"].items() if name != "feedback_prediction"}
+    old = Plan(plan.table, {**plan.meta, "synthesis": older})
+    with pytest.raises(ValueError, match=r"of another version of tailsmith, it lacks feedback_prediction; make a new"):
+        stages.synthesize(old, DATASET, tmp_path / "new", classifier=classifier, pipe=pipe)
+    stages.synthesize(plan, DATASET, tmp_path / "made", classifier=classifier, pipe=pipe)
+    old.write(tmp_path / "made" / "plan.parquet")
+    assert len(stages.synthesize(old, DATASET, tmp_path / "made", classifier=classifier)) == 10
+
+
+def test_heun_asks_twice_in_a_step_and_one_skip_is_counted(tmp_path):
+    blind, pipe = TinyClassifier().eval(), tiny_pipeline()
+    blind.body.data.zero_()
+    pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
+    plan = tiny_plan((2, 0, 0), feedback_update="score", feedback_every=1)
+    stages.synthesize(plan, DATASET, tmp_path, classifier=blind, pipe=pipe)
+    assert read_shards(tmp_path, plan)["skipped_steps"].tolist() == [4, 4]
 
 
 def test_feedback_without_a_classifier(pipe):

@@ -69,8 +69,11 @@ def inspect(
     if recipe is not None and not data:
         benchmark = read_recipe(recipe).benchmark
         dataset = published(benchmark)
-        splits = {**describe(dataset)["splits"], **benchmark.images}
-        described = {**describe(dataset), "splits": splits, "images": sum(splits.values())}
+        described = describe(dataset)
+        splits = {**described["splits"], **benchmark.images}
+        for row in described["classes"].values():  # only their sums are published
+            row |= {"val": None, "test": None}
+        described |= {"splits": splits, "images": sum(splits.values())}
     else:
         dataset = stages.load(data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed)
         described = describe(dataset)

@@ -31,6 +31,7 @@ from tailsmith.synthesis.families import check_conditioning
 from tailsmith.synthesis.generators import (
     EMBEDDED,
     decoder_hash,
+    find_decoder,
     generator_family,
     generator_hash,
     load_decoder,
@@ -38,6 +39,7 @@ from tailsmith.synthesis.generators import (
 )
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import Plan, check_config, check_shards, make_plan
+from tailsmith.synthesis.shards import claim
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
 
 
@@ -135,6 +137,8 @@ def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) 
         check_conditionable(dataset)
     if (known := generator_family(generator)) is not None:
         check_conditioning(*known, [config.conditioning])
+    if config.feedback_scale > 0:
+        find_decoder(config.feedback_decoder, generator)
     return config
 
 
@@ -168,11 +172,12 @@ def synthesize(
     """
     out = Path(out)
     _check_match(plan, dataset, classifier)
-    _claim(out, plan)
+    claim(out, plan)
     mine = plan.shards if shards is None else shards
     check_shards(mine, plan.shards)
     unfinished = [number for number in mine if not shard_path(out, number).exists()]
     if unfinished:
+        _check_settings(plan)
         pipe = pipe if pipe is not None else load_generator(plan.meta["generator"])
         gaussians = _gaussians(plan, dataset, classifier)
         decoder = load_decoder(
@@ -246,8 +251,6 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
                 f"the plan's classes are not the {what}'s: the {what} {class_difference(tuple(names), expected)}; "
                 "make a new plan"
             )
-    if lacks := {each.name for each in fields(SynthesisConfig)} - set(plan.meta["synthesis"]):
-        raise ValueError(f"this plan is of another version of tailsmith, it lacks {min(lacks)}; make a new plan")
     if classifier is None and plan.has_feedback:
         raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback_scale=0")
     planned = plan.meta.get("classifier_sha256")
@@ -255,15 +258,20 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
         raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
 
 
-def _claim(out: Path, plan: Plan) -> None:
-    """Keep the plan beside its shards, and refuse a folder with another plan's."""
-    path = out / "plan.parquet"
-    if path.exists():
-        earlier = Plan.read(path)
-        if earlier.meta != plan.meta or not earlier.table.equals(plan.table):
-            raise ValueError(f"{out} holds images of another plan; use another folder, or delete it to start again")
-    else:
-        plan.write(path)
+def _check_settings(plan: Plan) -> None:
+    """The plan's settings are all there, and its decoder is the one it was made for."""
+    settings = plan.meta["synthesis"]
+    if lacks := {each.name for each in fields(SynthesisConfig)} - set(settings):
+        raise ValueError(
+            f"this plan is of another version of tailsmith, it lacks {min(lacks)}; make a new plan, and synthesize it "
+            "into another folder"
+        )
+    planned = plan.meta.get("decoder_sha256")
+    if planned and planned != decoder_hash(settings["feedback_decoder"], plan.meta["generator"]):
+        raise ValueError(
+            f"the decoder {settings['feedback_decoder']!r} is not the one the plan was made for (its hash differs); "
+            "make a new plan"
+        )
 
 
 def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians | None:
@@ -281,6 +289,7 @@ def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) 
         batches.append(results)
         bar.update(len(results))
     meta = {
-        name: str(plan.meta.get(name)) for name in ("generator", "generator_sha256", "classifier_sha256", "version")
+        name: str(plan.meta.get(name))
+        for name in ("generator", "generator_sha256", "decoder_sha256", "classifier_sha256", "version")
     }
     write_packed(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)

@@ -112,7 +112,8 @@ def _class_table(described: Mapping[str, Any]) -> str:
     rows: list[Sequence[object]] = [("class", "shot", "train", "val", "test", *added)]
     for name, row in described["classes"].items():
         extra = [f"+{to_add[name]:,}" if to_add[name] else ""] if to_add else []
-        rows.append((name, row["shot"], *(f"{row[split]:,}" for split in ("train", "val", "test")), *extra))
+        counts = ("-" if row[split] is None else f"{row[split]:,}" for split in ("train", "val", "test"))
+        rows.append((name, row["shot"], *counts, *extra))
     return aligned(rows)
 
 

@@ -14,12 +14,12 @@ GIVEN_PER_BRANCH = "added_cond_kwargs"  # half of each belongs to a branch, also
 def denoiser_of(pipe: Any) -> torch.nn.Module:
     """The pipeline's denoiser; ValueError where it has none by a name that diffusers uses."""
     for name in DENOISERS:
-        denoiser: torch.nn.Module | None = getattr(pipe, name, None)
-        if denoiser is not None:
+        denoiser = getattr(pipe, name, None)
+        if isinstance(denoiser, torch.nn.Module):
             return denoiser
     raise ValueError(
         f"feedback finds no denoiser in {type(pipe).__name__} ({' or '.join(DENOISERS)}); use prediction='guided' and "
-        "through='denoiser' or 'decoder', which need none"
+        "through='denoiser' or 'decoder', without checkpointing, which need none"
     )
 
 

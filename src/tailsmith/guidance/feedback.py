@@ -48,7 +48,7 @@ def feedback(
     """Steer the one pipeline call inside the `with` block towards images the classifier asks for (Eq. 3).
 
     `criterion`: a name, a function (logits, features, labels) -> [N], or a sequence with one per image.
-    `scale`: omega, one number or one per image; 0 leaves the pipeline untouched, bit for bit.
+    `scale`: omega, one number or one per image; 0 for all leaves the pipeline untouched, bit for bit.
     `every`: guide the steps 0, every, 2 every, ... (the paper: 5), or give `steps` explicitly (0-based).
     `labels`: the class of each image of the batch, in the pipeline's order (several per prompt included).
     `update`: "latent" moves x_t by scale * ||x_t|| * g / ||g|| as the official code does; "score" adds

@@ -69,6 +69,8 @@ class GuidedStep:
         self, step: int, model_output: Tensor, sample: Tensor, at: Noising, size: Size, call: Call | None
     ) -> Tensor:
         """dC/dx [N, ...] in fp32; through the denoiser, `sample` is what its graph begins with."""
+        if call is None and (self.prediction == "conditional" or self.through == "denoiser-forward"):
+            raise ValueError(UNSEEN_CALL)
         with torch.set_grad_enabled(self.through == "denoiser"):
             if self.prediction == "conditional":
                 assert call is not None
@@ -125,11 +127,10 @@ class GuidedStep:
     def _note_skipped(self, step: int, gradient: Tensor) -> None:
         """Record who has no gradient to follow and goes on unguided."""
         lost = ~_usable(gradient) & (self.scale.to(gradient.device) > 0)
+        finite = torch.isfinite(_norms(gradient))
         for image in torch.nonzero(lost).flatten().tolist():
-            finite = bool(torch.isfinite(gradient[image]).all())
-            skip = Skip(step, image, "zero gradient" if finite else "non-finite gradient")
-            if skip not in self.record.skipped:  # Heun may ask twice in a step
-                self.record.skipped.append(skip)
+            reason = "zero gradient" if bool(finite[image]) else "non-finite gradient"
+            self.record.skipped.append(Skip(step, image, reason))
 
 
 def _usable(gradient: Tensor) -> Tensor:
@@ -169,6 +170,10 @@ def _pulled_back(gradient: Tensor, x0: Tensor, sample: Tensor) -> Tensor:
     return pulled.float() * length
 
 
+UNSEEN_CALL = (
+    "feedback didn't see the call of the denoiser, which has to be a torch.nn.Module that is called as one; use "
+    "prediction='guided' and through='denoiser' or 'decoder'"
+)
 HIDDEN_GRADIENT = (
     "the criterion's values don't depend on the images, so there is no gradient to follow; the classifier or criterion "
     "should not use torch.no_grad(), detach() or argmax"

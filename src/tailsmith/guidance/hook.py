@@ -1,8 +1,9 @@
 """What stands between a diffusers pipeline and its scheduler while feedback is on.
 
-The pipeline's own denoiser call, classifier-free guidance included, is recorded by autograd at the guided steps, so
-nothing is evaluated twice: the step before a guided one returns latents that require grad, and the guided step forms
-x0-hat, decodes it, asks the classifier, and moves the step by the criterion's gradient.
+The pipeline's own denoiser call is recorded by autograd at the guided steps (only its conditional half, unless the
+guided x0-hat is asked for: denoiser.py), so nothing is evaluated twice: the step before a guided one returns latents
+that require grad, and the guided step forms x0-hat, decodes it, asks the classifier, and moves the step by the
+criterion's gradient.
 """
 
 import functools

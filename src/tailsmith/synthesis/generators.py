@@ -23,6 +23,7 @@ __all__ = [
     "PRESETS",
     "Preset",
     "decoder_hash",
+    "find_decoder",
     "generator_family",
     "generator_folder",
     "generator_hash",
@@ -152,11 +153,14 @@ def load_generator(
 
 
 def find_decoder(decoder: str, generator: str) -> Weights | None:
-    """Where a decoder's weights are, None for "own"; ValueError for a generator without a tiny one."""
+    """Where a decoder's weights are, None for "own"; ValueError for a generator without a tiny one, or a wrong name."""
     if decoder == "own":
         return None
     if decoder != "tiny":
-        return Weights(Path(decoder)) if Path(decoder).is_dir() else Weights(None, decoder)
+        hub = HUB_ID.fullmatch(decoder)
+        if not Path(decoder).is_dir() and hub is None:
+            raise ValueError(f"feedback_decoder should be own, tiny, a folder or a hub id, got {decoder!r}")
+        return Weights(Path(decoder)) if hub is None or Path(decoder).is_dir() else Weights(None, hub[1], hub[2])
     beside = (generator_folder(generator) or Path()) / "tiny_decoder"
     known = preset(generator).tiny_decoder
     if not beside.is_dir() and not known:
@@ -189,7 +193,7 @@ def load_decoder(
     if weights is None:
         return None
     with no_loading_bars(), _reachable(f"decoder {decoder}", weights):
-        tiny: torch.nn.Module = AutoencoderTiny.from_pretrained(weights.source, dtype=dtype)
+        tiny: torch.nn.Module = AutoencoderTiny.from_pretrained(weights.source, revision=weights.revision, dtype=dtype)
     return tiny.to(device).eval()
 
 

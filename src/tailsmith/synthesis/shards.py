@@ -29,6 +29,17 @@ def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
     return sorted(set(chosen))
 
 
+def claim(out: Path, plan: Plan) -> None:
+    """Keep the plan beside its shards, and refuse a folder with another plan's."""
+    path = out / "plan.parquet"
+    if path.exists():
+        earlier = Plan.read(path)
+        if earlier.meta != plan.meta or not earlier.table.equals(plan.table):
+            raise ValueError(f"{out} holds images of another plan; use another folder, or delete it to start again")
+    else:
+        plan.write(path)
+
+
 def finished_images(folder: Path, dataset: Dataset) -> Dataset:
     """The images of a folder whose plan is fulfilled; ValueError for half of a plan, or another dataset's."""
     requests = Plan.read(folder / "plan.parquet")

@@ -162,7 +162,8 @@ class Worker:
                 output_type="pt",
             ).images
         images = images.float() / 2 + 0.5 if family.centred else images.float()
-        skipped = np.bincount([skip.image for skip in record.skipped], minlength=len(batch)).astype(np.int64)
+        at = {(skip.step, skip.image) for skip in record.skipped}  # Heun may ask twice in a step
+        skipped = np.bincount([image for _, image in at], minlength=len(batch)).astype(np.int64)
         black = is_black(images).cpu().numpy()
         levels = (torch.nan_to_num(images).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         return Made(levels, black, skipped)
@@ -233,6 +234,7 @@ def read_shards(folder: Path, plan: Plan) -> pd.DataFrame:
 
     The images of a full plan would not fit into memory.
     """
+    folder = folder.resolve()  # the locations hold wherever the process goes
     paths = [path for path in (shard_path(folder, number) for number in plan.shards) if path.exists()]
     if not paths:
         raise ValueError(f"no finished shard in {folder}; run `tailsmith synthesize` first")
