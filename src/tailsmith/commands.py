@@ -240,7 +240,7 @@ def report(
 
 
 def reproduce(
-    experiment: str,  # fashion-lt | fashion-groups | fashion-gradients | feedback-sweep
+    experiment: str,  # fashion-lt | fashion-groups | fashion-gradients | fashion-feedback | feedback-sweep
     *,
     out: Path,  # folder for the run directories
     results: Path,  # JSON file for the numbers

@@ -46,8 +46,6 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "conditional forward": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_through": "denoiser-forward"}, "erm"),
     "conditional decoder": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_through": "decoder"}, "erm"),
     "conditional but the first": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_steps": (5, 10, 15)}, "erm"),
-    "conditional 0.05": ({"feedback_scale": 0.05, **_CONDITIONAL}, "erm"),
-    "conditional 4 views": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_views": 4}, "erm"),
 }
 
 

@@ -13,6 +13,7 @@ from tailsmith.files import read_json
 COLUMNS = {
     "fashion-lt": ("overall", "many", "medium", "few"),
     "fashion-gradients": ("overall", "many", "medium", "few"),
+    "fashion-feedback": ("overall", "many", "medium", "few"),
     "fashion-groups": ("overall", "worst_group", "groups_majority", "groups_minority", "groups_unseen"),
 }
 
