@@ -385,7 +385,7 @@ def test_a_full_disk_while_writing_a_shard_loses_nothing(
 
     write_table = worker.pq.write_table
 
-    def full(table: Any, path: Path) -> None:
+    def full(table: Any, path: Path, **options: object) -> None:
         if "shard-00001" in path.name:
             path.write_bytes(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")

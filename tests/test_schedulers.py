@@ -136,8 +136,8 @@ def pipe_size(pipe):
 @pytest.mark.parametrize("update", ["latent", "score"])
 @pytest.mark.parametrize("kind", DISCRETE)
 def test_a_guided_call_equals_the_loop_by_hand(kind, update, prediction):
-    if (kind.__name__, update) in REFUSED:
-        return
+    if (kind.__name__, update) in REFUSED or (prediction == "guided" and kind is not DDIMScheduler):
+        return  # whose x0-hat is seen is no matter of the scheduler
     pipe, classifier = FAMILIES["sd15"](), TinyClassifier()
     pipe.scheduler = make(kind)
     scale = 0.03 if update == "latent" else 0.5
