@@ -72,15 +72,6 @@ EXPERIMENTS: dict[str, dict[str, RunConfig]] = {
             ("_decoder", "conditional", "decoder", "tiny"),
         )
     },
-    "fashion-feedback": {  # does the default feedback help? The first run of fashion-gradients, for more seeds
-        "": RunConfig(
-            data="fashion-lt",
-            target=150,
-            arms=("erm", "image_text", "feedback_entropy"),
-            synthesis=replace(_SYNTHESIS, feedback_prediction="conditional"),
-            **_COMMON,
-        ),
-    },
     "fashion-groups": {
         "": RunConfig(  # known groups: the prompt names the context, every group is topped up
             data="fashion-groups",
@@ -99,6 +90,9 @@ EXPERIMENTS: dict[str, dict[str, RunConfig]] = {
         ),
     },
 }
+
+# Does the default feedback help? The first run of fashion-gradients alone, for more seeds.
+EXPERIMENTS["fashion-feedback"] = {"": EXPERIMENTS["fashion-gradients"][""]}
 
 
 def reproduce(experiment: str, out: Path, results: Path, seeds: Sequence[int] = (0, 1, 2), command: str = "") -> Path:

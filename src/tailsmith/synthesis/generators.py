@@ -157,10 +157,12 @@ def find_decoder(decoder: str, generator: str) -> Weights | None:
     if decoder == "own":
         return None
     if decoder != "tiny":
+        if Path(decoder).is_dir():
+            return Weights(Path(decoder))
         hub = HUB_ID.fullmatch(decoder)
-        if not Path(decoder).is_dir() and hub is None:
+        if hub is None:
             raise ValueError(f"feedback_decoder should be own, tiny, a folder or a hub id, got {decoder!r}")
-        return Weights(Path(decoder)) if hub is None or Path(decoder).is_dir() else Weights(None, hub[1], hub[2])
+        return Weights(None, hub[1], hub[2])
     beside = (generator_folder(generator) or Path()) / "tiny_decoder"
     known = preset(generator).tiny_decoder
     if not beside.is_dir() and not known:
