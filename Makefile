@@ -15,7 +15,7 @@ demo: install                       ## the main job, end to end, on the embedded
 	$(BIN)/tailsmith demo --out runs/demo
 
 test: install                       ## lint is `make lint`
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: install                       ## style and types
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of commands.py, and say in one line what the user can mend.
+"""The command line: parse, call one function of commands.py or run_commands.py, and say in one line what the user can mend.
 
 A command's options are its function's parameters: those before `*` are positional, a dataclass opens into dotted
 options, `config` opens into options without a prefix, and the comment beside a parameter or field is its help.
@@ -23,22 +23,22 @@ from typing import Any, get_args, get_origin, get_type_hints
 from jsonargparse import ActionConfigFile, ArgumentParser
 from safetensors import SafetensorError
 
-from tailsmith import __version__, commands
+from tailsmith import __version__, commands, run_commands
 from tailsmith.config import from_dict
 from tailsmith.user_errors import explained, parse_error
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "demo": commands.demo,
+    "demo": run_commands.demo,
     "inspect": commands.inspect,
     "plan": commands.plan,
     "train": commands.train,
     "synthesize": commands.synthesize,
     "evaluate": commands.evaluate,
-    "run": commands.run,
-    "report": commands.report,
+    "run": run_commands.run,
+    "report": run_commands.report,
     "fit-generator": commands.fit_generator,
-    "grid": commands.grid,
-    "reproduce": commands.reproduce,
+    "grid": run_commands.grid,
+    "reproduce": run_commands.reproduce,
 }
 SPREAD = "config"  # the parameter whose fields are options without a prefix
 INVOCATION = "command"  # the parameter that gets the command line itself, for the record
@@ -275,6 +275,7 @@ def _first_line(function: Callable[..., None]) -> str:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Libraries' warnings are not for the user of a command (python -W shows them); our own log is, a line each."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads cost tenfold beside another job
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     handler = logging.StreamHandler(sys.stderr)

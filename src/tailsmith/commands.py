@@ -1,49 +1,21 @@
-"""One function per command: load, call one function of the library, print what came of it.
+"""One function per stage: load, call one function of the library, print what came of it.
 
-The command line is made from these signatures (cli.py); heavy imports wait until a command runs.
+The command line is made from these signatures (cli.py); heavy imports wait until a command runs. Commands that do a whole
+experiment are in run_commands.py.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
-from tailsmith.config import FitGeneratorConfig, RunConfig, SynthesisConfig, TrainConfig
+from tailsmith.config import FitGeneratorConfig, SynthesisConfig, TrainConfig
 from tailsmith.files import to_json, write_json
-from tailsmith.grid_config import GridConfig
-from tailsmith.text_tables import accuracy_text, arms_text, best_validation, dataset_text, plan_text, rendered_text
+from tailsmith.text_tables import accuracy_text, best_validation, dataset_text, plan_text, rendered_text
 
 Target = int | str | dict[str, int]
 
 _NO_CONFIG, _TRAIN = SynthesisConfig(), TrainConfig()
-
-
-def demo(
-    *,
-    out: Path = Path("runs/demo"),  # the run directory
-    task: str = "fashion-lt",  # fashion-lt | fashion-groups
-    write_data: Path | None = None,  # only write the task's images as an ordinary folder here
-    command: str = "tailsmith demo",
-) -> None:
-    """Run the whole recipe on the embedded photographs: about five minutes on two cores, no download."""
-    from tailsmith.data.embedded import TASKS, load_embedded
-
-    if task not in TASKS:
-        raise ValueError(f"task should be one of {', '.join(TASKS)}, got {task!r}")
-    if write_data is not None:
-        from tailsmith.data.writers import write_image_folder
-
-        dataset = load_embedded(task)
-        write_image_folder(dataset, write_data)
-        print(f"{task}: {len(dataset):,} images in {write_data}/SPLIT/CLASS/*.png")
-        print(f"{write_data}/metadata.csv has a row per image: path, label, attribute, split.")
-        print(f"Look at it with: tailsmith inspect {write_data}")
-        return
-    from tailsmith.experiment import demo_config
-
-    print(f"Embedded task {task}: train, plan, synthesize, retrain, evaluate. About five minutes on two cores.")
-    run(demo_config(task), out=out, command=command)
 
 
 def inspect(
@@ -211,58 +183,6 @@ def evaluate(
     print(accuracy_text(table, split))
 
 
-def run(
-    config: RunConfig,
-    *,
-    out: Path,  # the run directory
-    recipe: str | None = None,  # a published benchmark and its settings; --data is then the root of its images
-    command: str = "tailsmith run",
-) -> None:
-    """The whole recipe: train, plan, synthesize, retrain, evaluate, report; again, it goes on."""
-    from tailsmith import experiment
-    from tailsmith.recipe import data_of
-    from tailsmith.run_directory import RunDirectory
-
-    config = replace(config, data=data_of(recipe, config.data))
-    report_path = experiment.run(config, out, command)
-    directory = RunDirectory(out)
-    print(arms_text({arm: directory.evaluation(arm) or {} for arm in config.arms}))
-    print(f"Report: {report_path}")
-
-
-def report(
-    directory: Path,  # a run directory
-) -> None:
-    """Render the report of a run directory again."""
-    from tailsmith.experiment import report_run
-
-    print(f"Report: {report_run(directory)}")
-
-
-def reproduce(
-    experiment: str,  # fashion-lt | fashion-groups | fashion-gradients | fashion-feedback | feedback-sweep
-    *,
-    out: Path,  # folder for the run directories
-    results: Path,  # JSON file for the numbers
-    seeds: tuple[int, ...] = (0, 1, 2),  # of data, classifiers and synthesis together
-    command: str = "tailsmith reproduce",
-) -> None:
-    """Repeat the embedded experiments over seeds; again, it goes on."""
-    from tailsmith.reproduction.fashion import reproduce
-    from tailsmith.reproduction.sweep import sweep
-    from tailsmith.reproduction.tables import COLUMNS, markdown_table
-
-    if experiment not in (known := (*COLUMNS, "feedback-sweep")):
-        raise ValueError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
-    if experiment == "feedback-sweep":
-        for seed in seeds:
-            sweep(out, results, seed, command)
-    else:
-        reproduce(experiment, out, results, seeds, command)
-        print(markdown_table(results, COLUMNS[experiment]))
-    print(f"Results: {results}")
-
-
 def fit_generator(
     data: str,  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups
     config: FitGeneratorConfig,
@@ -278,28 +198,3 @@ def fit_generator(
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
     folder = fit_generator(dataset, out, config)
     print(f"Generator: {folder} (use it with --generator {folder})")
-
-
-def grid(
-    data: str,  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups
-    config: GridConfig,
-    *,
-    out: Path,  # folder for the pictures, the page with sliders, and grid.json
-    classifier: Path | None = None,  # folder of the classifier that guides and judges; always needed
-    generator: str = "mini-unclip",  # a preset, a folder, or a hub id
-    batch_size: int = 64,  # images at a time
-    skip_corrupt: bool = False,  # leave unreadable images out, and list them
-    data_seed: int = 0,  # the same as for training
-    command: str = "tailsmith grid",
-) -> None:
-    """Draw what guidance, feedback, dropout and conditioning change, all else equal; again, it goes on."""
-    if classifier is None:
-        raise ValueError(f"grid needs a classifier: run `tailsmith train {data} --out DIR`, then add --classifier DIR")
-    from tailsmith import stages
-    from tailsmith.classification.classifier import load_classifier, on_accelerator
-    from tailsmith.grid import draw_grids
-
-    judge = on_accelerator(load_classifier(classifier))
-    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
-    drawn = draw_grids(dataset, judge, out, config, generator=generator, batch_size=batch_size, command=command)
-    print(*drawn.figures, drawn.cells, drawn.page, sep="\n")
