@@ -275,7 +275,9 @@ def _first_line(function: Callable[..., None]) -> str:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Libraries' warnings are not for the user of a command (python -W shows them); our own log is, a line each."""
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads cost tenfold beside another job
+    os.environ.setdefault(
+        "OMP_WAIT_POLICY", "passive"
+    )  # before torch: spinning threads cost tenfold beside another job
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     handler = logging.StreamHandler(sys.stderr)
