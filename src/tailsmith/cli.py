@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of commands.py or run_commands.py, and say in one line what the user can mend.
+"""The command line: parse, call one function of commands.py or run_commands.py, and say in one line what to mend.
 
 A command's options are its function's parameters: those before `*` are positional, a dataclass opens into dotted
 options, `config` opens into options without a prefix, and the comment beside a parameter or field is its help.

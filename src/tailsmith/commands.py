@@ -1,7 +1,7 @@
 """One function per stage: load, call one function of the library, print what came of it.
 
-The command line is made from these signatures (cli.py); heavy imports wait until a command runs. Commands that do a whole
-experiment are in run_commands.py.
+The command line is made from these signatures (cli.py); heavy imports wait until a command runs. Commands that do
+a whole experiment are in run_commands.py.
 """
 
 from __future__ import annotations
