@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from folders import SOUND, write_folder
 from tailsmith.cli import COMMANDS, main
@@ -92,7 +93,28 @@ def truncated_image(folder: Path) -> None:
 
 
 def no_image_file(folder: Path) -> None:
-    (folder / "train" / "dog" / "notes.txt").write_text("walk him")
+    (folder / "train" / "dog" / "notes.pages").write_text("walk him")
+
+
+def postscript(folder: Path) -> None:
+    (folder / "train" / "dog" / "x.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n")
+
+
+def name_not_utf8(folder: Path) -> None:
+    (folder / "train" / "dog" / "1.png").rename(folder / "train" / "dog" / "caf\udce9.png")
+
+
+def class_not_utf8(folder: Path) -> None:
+    for split in ("train", "val", "test"):
+        (folder / split / "cat").rename(folder / split / "caf\udce9")
+
+
+def too_many_pixels(folder: Path) -> None:
+    Image.new("1", (13400, 13400)).save(folder / "train" / "dog" / "map.png")
+
+
+def control_characters(folder: Path) -> None:
+    (folder / "train" / "dog" / "a\x1b[2J\nb.png").write_text("no image")
 
 
 def label_only_in_test(folder: Path) -> None:
@@ -116,7 +138,12 @@ BROKEN: dict[Callable[[Path], None], tuple[str, ...]] = {
     no_images: ("no images in", "pets", "expected one folder of images per class"),
     one_class_only: ("pets: one class only ('cat')", "two or more"),
     truncated_image: ("train/dog/1.png is corrupt or truncated", "replace it or pass --skip-corrupt"),
-    no_image_file: ("train/dog/notes.txt is not an image file", "remove it or pass --skip-corrupt"),
+    no_image_file: ("train/dog/notes.pages is not an image file", "remove it or pass --skip-corrupt"),
+    postscript: ("train/dog/x.png is not an image file",),
+    name_not_utf8: ("train/dog/caf\\xe9.png: the path is not UTF-8", "rename the file"),
+    class_not_utf8: ("caf\\xe9: this name, of the data, a class or an attribute, is not UTF-8",),
+    too_many_pixels: ("map.png has 179.6 megapixels, larger than the limit of 178.9", "raise it with --max-megapixels"),
+    control_characters: ("train/dog/a\\x1b[2J b.png is not an image file",),
     label_only_in_test: ("label 'dog' is in test but not in train", "add training images of it"),
     test_overlaps_train: ("test overlaps train", "test/cat/copy.png", "train/cat/4.png", "remove it"),
     val_overlaps_train: ("val overlaps train", "val/cat/copy.png", "train/cat/4.png", "remove it"),
@@ -124,8 +151,11 @@ BROKEN: dict[Callable[[Path], None], tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: broken.__name__)
-def test_broken_data(broken: Callable[[Path], None], pets: Path, capsys: Capture) -> None:
+def test_broken_data(
+    broken: Callable[[Path], None], pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     broken(pets)
+    monkeypatch.chdir(tmp_path)  # where duplicates are listed
     line = refused(capsys, "inspect", pets)
     assert line.startswith("tailsmith: error: ")
     for part in BROKEN[broken]:

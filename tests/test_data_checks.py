@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from io import BytesIO
 from pathlib import Path
 
@@ -12,8 +14,16 @@ import torch
 from PIL import Image
 
 from tailsmith.data.checks import check_conditionable, check_dataset, class_difference
-from tailsmith.data.dataset import Dataset, decode, make_table
+from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.data.decoding import decode
 from tailsmith.data.images import ImageArray
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where lists of duplicates are written."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
 
 
 def pixels(seed: int, height: int = 12, width: int = 12) -> np.ndarray:
@@ -79,8 +89,33 @@ def test_a_label_of_test_that_train_lacks() -> None:
 
 def test_one_image_in_two_splits() -> None:
     images = [png(0), png(1), png(2), png(3), png(1), png(0)]
-    expected = r"val overlaps train: image_id 'id4' has the content of image_id 'id1' \(2 such images\)"
+    expected = (
+        r"val overlaps train: image_id 'id4' has the content of image_id 'id1' "
+        rf"\(2 such pairs, all listed in {re.escape(str(Path.cwd()))}/duplicates-across-splits\.csv\)"
+    )
     with pytest.raises(ValueError, match=expected):
+        check_dataset(sound(bytes=images))
+    assert pd.read_csv("duplicates-across-splits.csv").to_dict("split")["data"] == [
+        ["image_id 'id4'", "val", "image_id 'id1'", "train"],
+        ["image_id 'id5'", "test", "image_id 'id0'", "train"],
+    ]
+
+
+def test_the_list_of_duplicates_replaces_its_predecessor_and_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [png(0), png(1), png(2), png(3), png(1), png(5)]
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    listed = Path("duplicates-across-splits.csv")
+    for before in ("image,split,same_content_as,in_split\nold,val,older,train\n", "my own list\n"):
+        listed.write_text(before)
+        with pytest.raises(ValueError, match=r"1 such pair, all listed in .*duplicates-across-splits\.csv"):
+            check_dataset(sound(bytes=images))
+    assert listed.read_text() == "my own list\n"
+    assert "id4" in (tmp_path / "temporary" / listed).read_text()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing" / "\0"))
+    with pytest.raises(ValueError, match=r"\(1 such pair\); remove each"):
         check_dataset(sound(bytes=images))
 
 
@@ -114,6 +149,33 @@ def test_images_that_cannot_be_read_are_named_or_skipped(tmp_path: Path, content
     assert kept.table["image_id"].tolist() == ["id0", "id2", "id4", "id5"]
     assert [line.split(" ")[0] for line in skipped] == paths[1::2][:2]
     assert all("\n" not in line for line in skipped)
+
+
+def test_a_class_that_skipping_takes_away(tmp_path: Path) -> None:
+    dataset = sound(bytes=[png(0), b"x", png(2), b"y", png(4), b"z"])
+    with pytest.raises(
+        ValueError, match=r"class 'dog' has no image left .*\(1 such classes\), the first: image_id 'id1'"
+    ):
+        check_dataset(dataset, skip_corrupt=True)
+
+
+@pytest.mark.parametrize("column", ["image_id", "path"])
+def test_a_name_that_is_not_utf8_is_named_or_skipped(column: str, tmp_path: Path) -> None:
+    name = str(tmp_path / b"caf\xe9.png".decode(errors="surrogateescape"))
+    Path(name).write_bytes(png(1))
+    values = [name if i == 1 else f"id{i}" if column == "image_id" else None for i in range(6)]
+    dataset = sound(**{column: pd.Series(values, dtype=object)})
+    with pytest.raises(ValueError, match=r"caf\\xe9\.png.*the path is not UTF-8; rename the file or folder") as caught:
+        check_dataset(dataset)
+    str(caught.value).encode()
+    kept, skipped = check_dataset(dataset, skip_corrupt=True)
+    assert (len(kept), len(skipped)) == (5, 1)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("pets", ("caf\udce9", "dog")), ("caf\udce9", ("cat", "dog"))])
+def test_names_that_no_file_could_hold(name: str, classes: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match=r"^caf\\xe9: this name, of the data, a class or an attribute, is not UTF-8"):
+        check_dataset(Dataset(sound().table, classes, name=name), skip_corrupt=True)
 
 
 def test_nothing_left_after_skipping() -> None:

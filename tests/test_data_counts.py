@@ -6,11 +6,9 @@ import json
 import math
 
 import numpy as np
-import pytest
 
 from tailsmith.data.counts import class_counts, describe, group_counts, imbalance_factor, shots
 from tailsmith.data.dataset import Dataset, make_table
-from tailsmith.data.long_tail import exponential_profile, subset_to_counts
 
 
 def dataset(n: int = 300, seed: int = 0) -> Dataset:
@@ -71,58 +69,3 @@ def test_description_agrees_with_the_counts_and_is_json() -> None:
     assert described["classes"]["cat"]["shot"] == "many"
     assert described["empty_groups"] == ["eel in b"]
     assert described["groups"]["dog in a"]["test"] == group_counts(data, "test")[1, 0]
-
-
-def test_the_profile_of_the_embedded_task() -> None:
-    assert exponential_profile(500, 100, 10) == (500, 300, 180, 108, 65, 39, 23, 14, 8, 5)
-
-
-def test_profiles_at_their_ends() -> None:
-    assert exponential_profile(7, 10, 1) == (7,)
-    assert exponential_profile(50, 1, 4) == (50, 50, 50, 50)
-    assert min(exponential_profile(5, 100, 10)) == 1
-
-
-@pytest.mark.parametrize(("arguments", "message"), [((0, 10, 3), "n_max=0"), ((5, 0.5, 3), "got 0.5")])
-def test_profiles_that_cannot_be(arguments: tuple[int, float, int], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        exponential_profile(*arguments)
-
-
-def test_subsets_have_the_counts_are_nested_and_leave_evaluation_alone() -> None:
-    data = dataset()
-    smaller = subset_to_counts(data, [20, 10, 0], seed=1)
-    larger = subset_to_counts(data, [21, 30, 5], seed=1)
-    assert class_counts(smaller).tolist() == [20, 10, 0]
-    assert class_counts(larger).tolist() == [21, 30, 5]
-    assert set(smaller.table["image_id"]) < set(larger.table["image_id"])
-    assert smaller.table["image_id"].is_unique
-    assert len(smaller.split("val")) == len(data.split("val"))
-    assert smaller.table["image_id"].is_monotonic_increasing
-
-
-def test_a_choice_depends_on_the_seed_and_on_no_other_class() -> None:
-    data = dataset()
-    one, other = (subset_to_counts(data, [20, n, 0], seed=1).split("train") for n in (0, 40))
-    assert one.table["image_id"].tolist() == other.select(other.labels == 0).table["image_id"].tolist()
-    different = subset_to_counts(data, [20, 0, 0], seed=2).split("train")
-    assert different.table["image_id"].tolist() != one.table["image_id"].tolist()
-
-
-def test_subsets_per_group() -> None:
-    data = dataset()
-    subset = subset_to_counts(data, [[9, 3], [2, 0], [1, 0]], seed=0)
-    assert group_counts(subset).tolist() == [[9, 3], [2, 0], [1, 0]]
-    assert class_counts(subset).tolist() == [12, 2, 1]  # images without an attribute are in no group
-
-
-def test_subsets_that_cannot_be() -> None:
-    data = dataset()
-    with pytest.raises(ValueError, match=r"'eel' has \d+ training images, fewer than the 99"):
-        subset_to_counts(data, [1, 1, 99], seed=0)
-    with pytest.raises(ValueError, match=r"'eel in b' has 0 training images"):
-        subset_to_counts(data, [[1, 1], [1, 1], [1, 1]], seed=0)
-    with pytest.raises(ValueError, match=r"one entry per class \(3,\) or per group \(3, 2\), got shape \(2,\)"):
-        subset_to_counts(data, [1, 1], seed=0)
-    with pytest.raises(ValueError, match="got -1 for 'dog'"):
-        subset_to_counts(data, [1, -1, 0], seed=0)

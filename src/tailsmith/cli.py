@@ -25,6 +25,7 @@ from safetensors import SafetensorError
 
 from tailsmith import __version__, commands, run_commands
 from tailsmith.config import from_dict
+from tailsmith.terminal import OneLineFormatter, print_any_name, shown
 from tailsmith.user_errors import explained, parse_error
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -50,6 +51,7 @@ TRACEBACK = "TAILSMITH_TRACEBACK"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
     try:
+        print_any_name()
         with _quiet_libraries():
             code = _run(list(sys.argv[1:] if argv is None else argv))
             sys.stdout.flush()
@@ -264,7 +266,7 @@ def _expanded(value: Any) -> Any:
 
 
 def _fail(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+    print(shown(line), file=sys.stderr)
     return code
 
 
@@ -281,7 +283,7 @@ def _quiet_libraries() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("tailsmith: %(message)s"))
+    handler.setFormatter(OneLineFormatter("tailsmith: %(message)s"))
     log = logging.getLogger("tailsmith")
     log.addHandler(handler)
     try:

@@ -27,6 +27,7 @@ def inspect(
     generator: str = "mini-unclip",  # its image size and speed decide the cost
     seconds_per_image: float | None = None,  # your generator's, on your machine
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
     json: bool = False,  # print JSON
 ) -> None:
@@ -47,7 +48,9 @@ def inspect(
             row |= {"val": None, "test": None}
         described |= {"splits": splits, "images": sum(splits.values())}
     else:
-        dataset = stages.load(data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed)
+        dataset = stages.load(
+            data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels
+        )
         described = describe(dataset)
     counts = group_counts(dataset) if per == "group" else class_counts(dataset)
     if target is not None or not counts.size or counts.min() < counts.max():
@@ -74,6 +77,7 @@ def plan(
     synthesis: SynthesisConfig = _NO_CONFIG,
     seconds_per_image: float | None = None,  # your generator's, on your machine
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
     dry_run: bool = False,  # print counts and cost, write nothing
 ) -> None:
@@ -90,7 +94,9 @@ def plan(
         print(f"{benchmark.name} as published: no image was looked for.")
         requests, lacking = published_requests(benchmark, target, per=per, config=synthesis, generator=generator)
     else:
-        dataset = stages.load(data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed)
+        dataset = stages.load(
+            data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels
+        )
         made = stages.plan(dataset, target, per=per, config=synthesis, generator=generator, classifier=guide)
         requests, lacking = len(made), to_add(dataset, target, per)
     spent = cost(requests, generator, seconds_per_image, synthesis)
@@ -110,6 +116,7 @@ def train(
     augmentation: str = "crop-flip-colour",
     train: TrainConfig = _TRAIN,
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
 ) -> None:
     """Train a classifier on real images, or on real and synthetic ones; under torchrun on many processes."""
@@ -120,7 +127,7 @@ def train(
 
     if (out / "config.json").exists():
         raise ValueError(f"{out} holds a classifier already; use another --out, or delete it to train again")
-    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
+    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     extra = finished_images(synthetic, dataset) if synthetic else None
     try:
         classifier = stages.train(dataset, extra, train, augmentation=augmentation)
@@ -144,6 +151,7 @@ def synthesize(
     batch_size: int = 64,  # images at a time
     shards: int | str | None = None,  # only these: 3, or 0,1,2, or 0-9; None = all
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # the same as for the plan
 ) -> None:
     """Make the images of a plan, shard by shard; the same command again goes on where it stopped."""
@@ -157,7 +165,7 @@ def synthesize(
     requests = Plan.read(plan)
     chosen = requests.shards if shards is None else chosen_shards(str(shards), requests.shards)
     guide = on_accelerator(load_classifier(classifier)) if classifier else None
-    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
+    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     stages.synthesize(requests, dataset, out, classifier=guide, batch_size=batch_size, shards=chosen)
     print(f"{rendered_text(rendered(out, chosen))}\nImages: {out}")
 
@@ -169,6 +177,7 @@ def evaluate(
     split: str = "test",  # train | val | test
     json: Path | None = None,  # also write the table here
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # the same as for training
 ) -> None:
     """Accuracy on real images: overall, per shot, class and group, worst group, each with n and interval."""
@@ -176,7 +185,7 @@ def evaluate(
     from tailsmith.classification.classifier import load_classifier, on_accelerator
 
     trained = on_accelerator(load_classifier(classifier))
-    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
+    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     table = stages.evaluate(trained, dataset, split)
     if json is not None:
         write_json(json, table)
@@ -189,12 +198,13 @@ def fit_generator(
     *,
     out: Path,  # folder for the pipeline
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
 ) -> None:
     """Train a small unCLIP diffusion model on a dataset; the same command again goes on."""
     from tailsmith import stages
     from tailsmith.synthesis.fit_generator.recipe import fit_generator
 
-    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
+    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     folder = fit_generator(dataset, out, config)
     print(f"Generator: {folder} (use it with --generator {folder})")

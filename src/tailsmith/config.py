@@ -129,6 +129,7 @@ class RunConfig:
     data: str = "fashion-lt"  # an image folder, a CSV or Parquet file, or an embedded task
     data_seed: int = 0  # which real images an embedded task draws; how a dataset without splits is split
     skip_corrupt: bool = False
+    max_megapixels: float | None = None  # images above it count as unreadable; None = 178.9
     generator: str = "mini-unclip"
     target: int | str | dict[str, int] = "max"  # images per class or group after synthesis
     per: str = "class"  # class | group

@@ -29,7 +29,7 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     Every finished piece is kept in `out`, and the same call goes on where it stopped. Raises ValueError for anything
     wrong with the data or the configuration before any work starts.
     """
-    dataset = stages.load(config.data, skip_corrupt=config.skip_corrupt, seed=config.data_seed)
+    dataset = _load(config)
     _check(config, dataset)
     directory = RunDirectory.claim(Path(out), config, command)
 
@@ -64,7 +64,7 @@ def report_run(out: Path) -> Path:
         raise ValueError(
             f"{out} is not finished (no result of {missing or 'the sample study'}); run the same command again"
         )
-    dataset = stages.load(config.data, skip_corrupt=config.skip_corrupt, seed=config.data_seed)
+    dataset = _load(config)
     return write_run_report(directory, config, dataset, read_json(directory.path / "samples.json"))
 
 
@@ -154,6 +154,15 @@ def train_arm(
             write_json(folder / "search.json", result)
         write_json(folder / "evaluation.json", table)
     return classifier
+
+
+def _load(config: RunConfig) -> Dataset:
+    return stages.load(
+        config.data,
+        skip_corrupt=config.skip_corrupt,
+        seed=config.data_seed,
+        max_megapixels=config.max_megapixels,
+    )
 
 
 def _check(config: RunConfig, dataset: Dataset) -> None:

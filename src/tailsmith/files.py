@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+# Left as they are by `json`, and a terminal acts on them or UTF-8 can't hold them: controls, halves of surrogate pairs.
+_ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -46,7 +49,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def to_json(value: Any) -> str:
     """Indented, standard JSON: NaN and infinities become null; numpy values and paths are welcome."""
-    return json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False)
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def read_json(path: Path) -> Any:

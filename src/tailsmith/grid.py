@@ -19,6 +19,7 @@ from tailsmith import stages
 from tailsmith.classification.prediction import predict_with_features
 from tailsmith.config import SynthesisConfig
 from tailsmith.data.dataset import Dataset
+from tailsmith.data.embedded import encode_png
 from tailsmith.data.images import ImageArray
 from tailsmith.files import write_json
 from tailsmith.grid_config import GridConfig
@@ -113,12 +114,19 @@ def _look(images: Dataset, classifier: Any, criteria: Mapping[str, Criterion]) -
     tops = zip(highest.indices.tolist(), highest.values.tolist(), strict=True)
     return [
         Seen(
-            image=images.encoded(row),
+            image=_picture(images, row),
             values={name: each[row] for name, each in values.items()},
             top=tuple((images.class_names[c], p) for c, p in zip(classes, probabilities, strict=True)),
         )
         for row, (classes, probabilities) in enumerate(tops)
     ]
+
+
+def _picture(images: Dataset, row: int) -> bytes:
+    """Encoded, to be decoded without the dataset: a real image as the models see it, upright and of 8 bits."""
+    if images.table["source"].iat[row] == "synthetic":
+        return images.encoded(row)
+    return encode_png(np.asarray(images.image(row)))
 
 
 def _held(axes: Axes, usual: SynthesisConfig, guidance_scale: float) -> Place:

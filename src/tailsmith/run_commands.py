@@ -98,6 +98,7 @@ def grid(
     generator: str = "mini-unclip",  # a preset, a folder, or a hub id
     batch_size: int = 64,  # images at a time
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # the same as for training
     command: str = "tailsmith grid",
 ) -> None:
@@ -109,6 +110,6 @@ def grid(
     from tailsmith.grid import draw_grids
 
     judge = on_accelerator(load_classifier(classifier))
-    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed)
+    dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     drawn = draw_grids(dataset, judge, out, config, generator=generator, batch_size=batch_size, command=command)
     print(*drawn.figures, drawn.cells, drawn.page, sep="\n")

@@ -43,19 +43,23 @@ from tailsmith.synthesis.shards import claim
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
 
 
-def load(path: str | Path, *, skip_corrupt: bool = False, seed: int = 0) -> Dataset:
+def load(
+    path: str | Path, *, skip_corrupt: bool = False, seed: int = 0, max_megapixels: float | None = None
+) -> Dataset:
     """An image folder, CSV or Parquet file, embedded task ("fashion-lt", "fashion-groups"), or RECIPE:ROOT, checked.
 
     "imagenet-lt:/data/imagenet" is the recipe's benchmark below that root. `seed` decides which images an embedded task
     draws and how a dataset without val or test is split. Raises ValueError for anything wrong with the data; with
-    `skip_corrupt` unreadable images are logged and left out.
+    `skip_corrupt` unreadable images are logged and left out. An image above `max_megapixels` (None = 178.9, about where
+    Pillow gives up) can't be read.
     """
     if str(path) in embedded.TASKS:
         return embedded.load_embedded(str(path), seed=seed)
     if (named := split_data(str(path))) is not None:
         recipe, root = named
-        return benchmarks.read(read_recipe(recipe).benchmark, root, skip_corrupt=skip_corrupt)
-    return readers.load(path, skip_corrupt=skip_corrupt, seed=seed)
+        benchmark = read_recipe(recipe).benchmark
+        return benchmarks.read(benchmark, root, skip_corrupt=skip_corrupt, max_megapixels=max_megapixels)
+    return readers.load(path, skip_corrupt=skip_corrupt, seed=seed, max_megapixels=max_megapixels)
 
 
 def train(

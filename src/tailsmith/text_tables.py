@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tailsmith.terminal import shown
+
 Cell = Mapping[str, Any]  # of an accuracy table: accuracy, n, low, high
 
 SHOT_RANGES = {"many": "> 100", "medium": "20..100", "few": "< 20"}
@@ -15,7 +17,7 @@ LISTED = 60  # classes or groups of a plan
 
 def aligned(rows: Sequence[Sequence[object]]) -> str:
     """Columns as wide as they need to be: the first to the left, the others to the right."""
-    texts = [[str(value) for value in row] for row in rows]
+    texts = [[shown(str(value)) for value in row] for row in rows]
     widths = [max(len(row[column]) for row in texts) for column in range(len(texts[0]))]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in texts]
     return "\n".join(lines)
@@ -32,11 +34,12 @@ def dataset_text(described: Mapping[str, Any]) -> str:
     licence = f" ({described['licence']})" if described["licence"] else ""
     imbalance = described["imbalance_factor"]
     parts = [
-        f"{described['name']}: {described['images']:,} images{licence}\n"
+        f"{shown(described['name'])}: {described['images']:,} images{shown(licence)}\n"
         f"{splits}\n"
         f"{len(described['classes'])} classes: {', '.join(shots)}; imbalance factor {imbalance:.4g}",
         _class_table(described),
     ]
+    parts += _lacking_text(described)
     if described["groups"]:
         parts.append(_group_table(described))
     return "\n\n".join(parts)
@@ -106,6 +109,33 @@ def arms_text(arms: Mapping[str, Mapping[str, Any]]) -> str:
     return aligned(rows)
 
 
+def _lacking_text(described: Mapping[str, Any]) -> list[str]:
+    """In words, for no number shows it: classes that no test image, or no validation image, speaks for."""
+    advice = {
+        "untested": (
+            "test",
+            "Their accuracy can't be measured: they count neither in the mean of their shot nor overall. Add real test "
+            "images of them (a folder test/, or a row with split test)",
+        ),
+        "unvalidated": (
+            "validation",
+            "The classifier is selected without them. Add real validation images of them (a folder val/, or a row with "
+            "split val)",
+        ),
+    }
+    return [
+        f"Classes without a {split} image ({len(described[key])} of {len(described['classes'])}): "
+        f"{_first(described[key])}. {said}."
+        for key, (split, said) in advice.items()
+        if described[key]
+    ]
+
+
+def _first(names: Sequence[str], most: int = 10) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + more
+
+
 def _class_table(described: Mapping[str, Any]) -> str:
     to_add = described["plan"]["to_add"] if described.get("plan", {}).get("per") == "class" else None
     added = ["to add"] if to_add else []
@@ -127,8 +157,14 @@ def _group_table(described: Mapping[str, Any]) -> str:
         groups = [f"{name} in {attribute}" for attribute in attributes]
         counts = [(described["groups"][group]["train"], to_add.get(group, 0)) for group in groups]
         rows.append((name, *(f"{count:,}" + (f" + {more:,}" if more else "") for count, more in counts)))
-    named = ", ".join(empty) if empty else "none"
-    return f"{aligned(rows)}\n\nGroups without a training image ({len(empty)}): {named}"
+    text = f"{aligned(rows)}\n\nGroups without a training image ({len(empty)}): {_first(empty, len(empty)) or 'none'}"
+    untested = described["untested_groups"]
+    if untested:
+        text += (
+            f"\nGroups with training images and without a test image ({len(untested)}): {_first(untested)}; the worst "
+            "group is sought without them"
+        )
+    return text
 
 
 def _cell(cell: Cell) -> tuple[str, str, str]:

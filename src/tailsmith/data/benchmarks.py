@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from tailsmith.data.checks import check_dataset, check_table, check_training_labels
+from tailsmith.data.checks import check_dataset, check_table, check_training_labels, check_utf8
 from tailsmith.data.counts import class_counts, group_counts
-from tailsmith.data.dataset import SPLITS, Dataset, make_table
+from tailsmith.data.dataset import SPLITS, Dataset, make_table, with_limit
 from tailsmith.data.list_files import read_list_files
 from tailsmith.data.nico import read_nico
 
@@ -75,7 +75,9 @@ class Benchmark:
         return stored
 
 
-def read(benchmark: Benchmark, root: Path, *, skip_corrupt: bool = False) -> Dataset:
+def read(
+    benchmark: Benchmark, root: Path, *, skip_corrupt: bool = False, max_megapixels: float | None = None
+) -> Dataset:
     """The images below `root`, in the benchmark's own splits, sorted by path.
 
     Whether every image exists is checked, what it holds only with `skip_corrupt`, which leaves out what can't be read.
@@ -85,6 +87,7 @@ def read(benchmark: Benchmark, root: Path, *, skip_corrupt: bool = False) -> Dat
         raise ValueError(f"no folder {root}; expected the root of {benchmark.name}: see docs/recipes.md")
     found = READERS[benchmark.reader](benchmark, root)
     dataset = Dataset(found.table, found.class_names, found.attribute_names, benchmark.name, benchmark.licence)
+    dataset = with_limit(dataset, max_megapixels)
     if skip_corrupt:
         dataset, skipped = check_dataset(dataset, skip_corrupt=True)
         for complaint in skipped:
@@ -158,7 +161,9 @@ def _first_difference(benchmark: Benchmark, dataset: Dataset, counts: list[int])
 
 
 def _check_files(dataset: Dataset, root: Path) -> None:
-    """Every listed image is a file."""
+    """Every listed image is a file, with a name that other files can hold."""
+    for path in dataset.table["path"]:
+        check_utf8(path, "the path", "rename the file or folder")
     absent = [path for path in dataset.table["path"] if not os.path.isfile(path)]
     if absent:
         raise ValueError(

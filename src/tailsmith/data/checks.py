@@ -9,27 +9,38 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from tailsmith.data.counts import class_counts
-from tailsmith.data.dataset import SPLITS, Dataset, content_hash, decode
+from tailsmith.data.dataset import Dataset, content_hash
+from tailsmith.data.decoding import Seen, examine
+from tailsmith.data.overlap import check_overlap
+from tailsmith.data.survey import shallow_colour, warn_of_odd_images, with_ranges
+from tailsmith.terminal import shown
 
 
 def check_dataset(dataset: Dataset, *, skip_corrupt: bool = False) -> tuple[Dataset, list[str]]:
     """The dataset, fit for use, and a line for each corrupt image that `skip_corrupt` left out.
 
-    Decodes and hashes every image once. ValueError for: no image, a single class, duplicate ids, synthetic
-    images in val or test, corrupt images, classes that only val or test has, one image in two splits.
+    Decodes and hashes every image once, and so finds the range by which high bit depths are scaled, alike in all
+    splits; images that look wrong are log lines. ValueError for: no image, a single class, duplicate ids, synthetic
+    images in val or test, corrupt images, names that are not UTF-8, classes that only val or test has, one image in two
+    splits.
     """
     check_table(dataset)
-    hashes, complaints = _examine(dataset)
+    hashes, seen, complaints = _examine(dataset)
     skipped = [complaint for complaint in complaints if complaint is not None]
     if skipped and not skip_corrupt:
         more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
         raise ValueError(f"{skipped[0]}{more}")
     if skipped:
         fit = [row for row, complaint in enumerate(complaints) if complaint is None]
-        dataset, hashes = dataset.select(fit), [hashes[row] for row in fit]
+        whole, dataset = dataset, dataset.select(fit)
+        hashes, seen = [hashes[row] for row in fit], [seen[row] for row in fit]
+        _check_left(whole, dataset, skipped)
         check_table(dataset)
     check_training_labels(dataset)
     check_overlap(dataset, hashes)
+    sound = [each for each in seen if each is not None]
+    dataset = with_ranges(dataset, sound)
+    warn_of_odd_images(dataset, sound)
     return dataset, skipped
 
 
@@ -43,8 +54,18 @@ def check_table(dataset: Dataset) -> None:
             f"{name}: one class only ({dataset.class_names[0]!r}); a classifier needs two or more: "
             "one folder per class, or a label column with two values"
         )
+    for each in (dataset.name, *dataset.class_names, *dataset.attribute_names):
+        check_utf8(each, "this name, of the data, a class or an attribute,", "rename it")
     _check_ids(dataset)
     _check_real_evaluation(dataset)
+
+
+def check_utf8(text: str, what: str, advice: str) -> None:
+    """ValueError for a name that is no UTF-8, as old archives and disks leave them: no file of ours could hold it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{shown(text)}: {what} is not UTF-8; {advice}") from error
 
 
 def check_training_labels(dataset: Dataset) -> None:
@@ -85,17 +106,14 @@ def _first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(map(repr, names[:most])) + more
 
 
-def check_overlap(dataset: Dataset, hashes: Sequence[str]) -> None:
-    """No image content [n] lies in two splits."""
-    first: dict[str, int] = {}  # content -> the first row that has it
-    splits = dataset.table["split"].to_numpy()
-    order = [row for split in SPLITS for row in np.flatnonzero(splits == split).tolist()]
-    pairs = [(other, row) for row in order if splits[other := first.setdefault(hashes[row], row)] != splits[row]]
-    if pairs:
-        earlier, later = pairs[0]
+def _check_left(whole: Dataset, left: Dataset, skipped: Sequence[str]) -> None:
+    """Skipping took no class away."""
+    had, has = (np.bincount(each.labels, minlength=len(each.class_names)) for each in (whole, left))
+    gone = np.flatnonzero((had > 0) & (has == 0))
+    if len(gone) and len(left):
         raise ValueError(
-            f"{splits[later]} overlaps {splits[earlier]}: {dataset.described(later)} has the content of "
-            f"{dataset.described(earlier)} ({len(pairs)} such images); remove it from one of the two"
+            f"class {whole.class_names[gone[0]]!r} has no image left without those that can't be read "
+            f"({len(gone)} such classes), the first: {skipped[0].split(';')[0]}; mend them, or remove the class"
         )
 
 
@@ -120,17 +138,26 @@ def _check_real_evaluation(dataset: Dataset) -> None:
         )
 
 
-def _examine(dataset: Dataset) -> tuple[list[str], list[str | None]]:
-    """Content hash and complaint (None = a sound image) of every row."""
+def _examine(dataset: Dataset) -> tuple[list[str], list[Seen | None], list[str | None]]:
+    """Content hash, what was seen, and complaint (None = a sound image) of every row."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         examined = list(pool.map(lambda row: _examine_one(dataset, row), range(len(dataset))))
-    return [content for content, _ in examined], [complaint for _, complaint in examined]
+    seen = [each for _, each, _ in examined]
+    complaints = [complaint for _, _, complaint in examined]
+    for row in shallow_colour(seen):
+        complaints[row] = (
+            f"{dataset.described(row)} has 16 bits a colour channel and uses the lower ones only, as all such images "
+            "here: it would be black; convert them to 8 bits, all by the same factor, or pass --skip-corrupt"
+        )
+    return [content for content, _, _ in examined], seen, complaints
 
 
-def _examine_one(dataset: Dataset, row: int) -> tuple[str, str | None]:
+def _examine_one(dataset: Dataset, row: int) -> tuple[str, Seen | None, str | None]:
+    described = dataset.described(row)
     try:
+        check_utf8(described, "the path", "rename the file or folder, or pass --skip-corrupt")
         encoded = dataset.encoded(row)
-        decode(encoded, dataset.described(row))
+        seen = examine(encoded, described, dataset.decoding)
     except (ValueError, OSError) as error:
-        return "", str(error).splitlines()[0]
-    return content_hash(encoded), None
+        return "", None, " ".join(str(error).split())
+    return content_hash(encoded), seen, None

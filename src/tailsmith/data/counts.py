@@ -50,9 +50,12 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "imbalance_factor": imbalance_factor(train),
         "shots": {shot: shots(train).count(shot) for shot in SHOTS},
         "classes": _describe_classes(dataset),
+        "untested": _without(dataset, "test"),
+        "unvalidated": _without(dataset, "val"),
         "attributes": list(dataset.attribute_names),
         "groups": _describe_groups(dataset),
         "empty_groups": _empty_groups(dataset),
+        "untested_groups": _untested_groups(dataset),
     }
 
 
@@ -62,6 +65,19 @@ def _describe_classes(dataset: Dataset) -> dict[str, dict[str, Any]]:
     for name, shot, *numbers in zip(dataset.class_names, shots(counts[0]), *counts, strict=True):
         described[name] = {**dict(zip(SPLITS, numbers, strict=True)), "shot": shot}
     return described
+
+
+def _without(dataset: Dataset, split: str) -> list[str]:
+    """Classes without a single image in a split; none where the whole split has none, as with published counts."""
+    counts = class_counts(dataset, split)
+    return [name for name, count in zip(dataset.class_names, counts, strict=True) if count == 0] if counts.any() else []
+
+
+def _untested_groups(dataset: Dataset) -> list[str]:
+    """Groups with training images and without a test image, where there are test images with groups at all."""
+    train, test = group_counts(dataset).ravel(), group_counts(dataset, "test").ravel()
+    names = zip(dataset.group_names, train, test, strict=True)
+    return [name for name, trained, tested in names if trained and not tested] if test.any() else []
 
 
 def _describe_groups(dataset: Dataset) -> dict[str, dict[str, int]]:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from io import BytesIO
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from tailsmith.data.decoding import Decoding, decode
 from tailsmith.data.packed import is_packed, read_packed
 
 COLUMNS = ("image_id", "path", "bytes", "label", "attribute", "split", "source")
 SPLITS = ("train", "val", "test")
 SOURCES = ("real", "synthetic")
-
-# What Pillow raises on broken files; the SyntaxErrors and ValueErrors come from its PNG and TIFF readers.
-_BROKEN = (OSError, EOFError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 
 Ints = npt.NDArray[np.int64]
 
@@ -32,7 +28,8 @@ class Dataset:
     """Images and what is known of them, one row each; the columns are `COLUMNS` and the index is 0..n-1.
 
     An image is a file or a row of a shard (`path`, see packed.py), or encoded `bytes`, which count where both are
-    given. `label` indexes `class_names`; `attribute` indexes `attribute_names`, -1 meaning none.
+    given. `label` indexes `class_names`; `attribute` indexes `attribute_names`, -1 meaning none. `decoding` is how all
+    images become 8-bit RGB.
     """
 
     table: pd.DataFrame
@@ -40,6 +37,7 @@ class Dataset:
     attribute_names: tuple[str, ...] = ()
     name: str = ""
     licence: str = ""
+    decoding: Decoding = field(default_factory=Decoding)
 
     def __post_init__(self) -> None:
         if tuple(self.table.columns) != COLUMNS:
@@ -102,7 +100,7 @@ class Dataset:
 
     def image(self, row: int) -> Image.Image:
         """The decoded image, RGB, upright; ValueError naming the image where it can't be decoded."""
-        return decode(self.encoded(row), self.described(row))
+        return decode(self.encoded(row), self.described(row), self.decoding)
 
     def content_hash(self, row: int) -> str:
         """sha256 of the encoded bytes, so the same file under two names is one image."""
@@ -119,10 +117,13 @@ class Dataset:
         if not datasets:
             raise ValueError("nothing to concatenate: got no dataset, expected at least one")
         first = datasets[0]
+        decoding = first.decoding
         for other in datasets[1:]:
+            decoding = decoding.joined(other.decoding)
             _check_same_names("class", first.class_names, other.class_names)
             _check_same_names("attribute", first.attribute_names, other.attribute_names)
-        return replace(first, table=pd.concat([each.table for each in datasets], ignore_index=True))
+        table = pd.concat([each.table for each in datasets], ignore_index=True)
+        return replace(first, table=table, decoding=decoding)
 
 
 def make_table(
@@ -150,24 +151,15 @@ def make_table(
     )
 
 
+def with_limit(dataset: Dataset, max_megapixels: float | None) -> Dataset:
+    """The dataset with another limit on the size of its images; None leaves it."""
+    if max_megapixels is None:
+        return dataset
+    return replace(dataset, decoding=replace(dataset.decoding, max_megapixels=max_megapixels))
+
+
 def content_hash(encoded: bytes) -> str:
     return hashlib.sha256(encoded).hexdigest()
-
-
-def decode(encoded: bytes, described: str) -> Image.Image:
-    """Encoded bytes -> RGB image, upright by its EXIF tag; 16-bit grey is rescaled to 8 bits, not clipped."""
-    try:
-        with Image.open(BytesIO(encoded)) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"{described} is not an image file; remove it or pass --skip-corrupt") from error
-    except _BROKEN as error:
-        raise ValueError(f"{described} is corrupt or truncated ({error}); replace it or pass --skip-corrupt") from error
-    if upright.mode.startswith("I"):
-        high_bytes = (np.asarray(upright).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(high_bytes).convert("RGB")
-    return upright.convert("RGB")
 
 
 def _objects(values: Sequence[object], n: int) -> pd.Series:

@@ -12,19 +12,13 @@ import pandas as pd
 import pyarrow
 import pyarrow.parquet
 
+from tailsmith.data.csv_cells import read_cells
 from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.data.decoding import Decoding
+from tailsmith.data.split_names import split_name
 from tailsmith.data.writers import NAMES_JSON, SCHEMA_KEY
 from tailsmith.files import read_json
 
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 IMAGE_COLUMNS = ("bytes", "image", "img", "path", "file_name")  # tried in this order
 
 
@@ -36,6 +30,7 @@ class _Names:
     licence: str = ""
     class_names: tuple[str, ...] | None = None
     attribute_names: tuple[str, ...] | None = None
+    ranges: dict[str, tuple[float, float]] = field(default_factory=dict)  # of pixels of high depth
     codes: dict[str, tuple[str, ...]] = field(default_factory=dict)  # Hugging Face ClassLabel columns
 
 
@@ -50,6 +45,7 @@ def load_table(path: Path | str, *, name: str = "") -> Dataset:
     path = Path(path)
     rows, names = _read(path)
     _check_columns(rows, path)
+    rows = _stripped(rows, names)
     class_names, labels = _codes(rows["label"].tolist(), names.class_names or names.codes.get("label"))
     _check_known(labels, rows["label"], f"{path}: label")
     attribute_names, attributes = _attributes(rows, names)
@@ -63,12 +59,8 @@ def load_table(path: Path | str, *, name: str = "") -> Dataset:
         attributes=attributes,
         sources=rows["source"].tolist() if "source" in rows else "real",
     )
-    return Dataset(table, class_names, attribute_names, names.name or name or path.stem, names.licence)
-
-
-def split_name(name: str) -> str | None:
-    """train, val or test for any of their usual spellings, else None."""
-    return SPLIT_NAMES.get(name.strip().lower())
+    decoding = Decoding(ranges=names.ranges)
+    return Dataset(table, class_names, attribute_names, names.name or name or path.stem, names.licence, decoding)
 
 
 def _read(path: Path) -> tuple[pd.DataFrame, _Names]:
@@ -77,19 +69,29 @@ def _read(path: Path) -> tuple[pd.DataFrame, _Names]:
         raise ValueError(f"can't tell what {path} is; expected an image folder, a .csv or a .parquet file")
     if not path.is_file():
         raise ValueError(f"no such file: {path}")
+    if suffix == ".csv":
+        return _read_csv(path)
     try:
-        return _read_csv(path) if suffix == ".csv" else _read_parquet(path)
-    except ValueError as error:  # pandas' and pyarrow's parsing errors are ValueErrors of several lines
+        return _read_parquet(path)
+    except ValueError as error:  # pyarrow's parsing errors are ValueErrors of several lines
         first_line = str(error).splitlines()[0]
         raise ValueError(f"{path} is not a readable {suffix[1:]} file: {first_line}") from error
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, _Names]:
     """All cells as text, so that "007", "NA" and "null" stay class names; empty ones are None."""
-    cells = pd.read_csv(path, dtype=str, keep_default_na=False).astype(object)
-    names_path = path.with_name(NAMES_JSON)
-    names = _from_json(read_json(names_path)) if names_path.is_file() else _Names()
-    return cells.where(cells != "", None), names
+    return pd.DataFrame(read_cells(path), dtype=object), _names_beside(path.with_name(NAMES_JSON))
+
+
+def _names_beside(path: Path) -> _Names:
+    """What the names file beside a CSV file says; another's file of that name says nothing."""
+    if not path.is_file():
+        return _Names()
+    try:
+        value = read_json(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file ({error}); mend it, or move it away") from error
+    return _from_json(value) if isinstance(value, dict) and "class_names" in value else _Names()
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, _Names]:
@@ -108,6 +110,7 @@ def _from_json(value: dict[str, Any]) -> _Names:
         licence=value.get("licence", ""),
         class_names=tuple(value["class_names"]) if value.get("class_names") else None,
         attribute_names=tuple(value["attribute_names"]) if value.get("attribute_names") else None,
+        ranges={kind: (float(low), float(high)) for kind, (low, high) in value.get("ranges", {}).items()},
     )
 
 
@@ -133,6 +136,17 @@ def _check_columns(rows: pd.DataFrame, path: Path) -> None:
         if column in rows and rows[column].isna().any():
             row = int(rows[column].isna().to_numpy().argmax())
             raise ValueError(f"{path}: row {row} has no {column}; fill it in, or remove the row")
+
+
+def _stripped(rows: pd.DataFrame, names: _Names) -> pd.DataFrame:
+    """Names without the spaces around them, but for those that the file lists with spaces."""
+    listed = {*(names.class_names or ()), *(names.attribute_names or ())}.union(*names.codes.values())
+
+    def strip(value: Any) -> Any:
+        return value.strip() if isinstance(value, str) and value not in listed else value
+
+    named = [column for column in ("label", "attribute", "split", "source") if column in rows]
+    return rows.assign(**{column: pd.Series(map(strip, rows[column]), dtype=object) for column in named})
 
 
 def _codes(values: Sequence[Any], known: tuple[str, ...] | None) -> tuple[tuple[str, ...], list[int]]:
@@ -178,8 +192,15 @@ def _images(rows: pd.DataFrame, file: Path) -> tuple[list[str | None], list[byte
         if inside is None and outside is None:
             raise ValueError(f"{file}: row {row} has no image in column '{column}'; remove the row")
         encoded.append(inside)
-        paths.append(str(file.parent / outside) if inside is None and outside is not None else None)
+        paths.append(_located(file.parent, outside) if inside is None and outside is not None else None)
     return paths, encoded
+
+
+def _located(folder: Path, name: str) -> str:
+    """A file named in a table; spaces around the name are part of it where there is such a file."""
+    if name != name.strip() and not (folder / name).exists():
+        name = name.strip()
+    return str(folder / name)
 
 
 def _image(value: Any) -> tuple[bytes | None, str | None]:

@@ -52,12 +52,15 @@ def write_parquet(dataset: Dataset, path: Path) -> None:
 
 
 def names_of(dataset: Dataset) -> dict[str, object]:
-    """What the rows don't say: all names in their order, the dataset's own name and its licence."""
+    """What the rows don't say: all names in their order, the dataset's own name and its licence, and the ranges by
+    which its high-depth images are scaled.
+    """
     return {
         "name": dataset.name,
         "licence": dataset.licence,
         "class_names": list(dataset.class_names),
         "attribute_names": list(dataset.attribute_names),
+        "ranges": {kind: list(limits) for kind, limits in dataset.decoding.ranges.items()},
     }
 
 

@@ -10,6 +10,7 @@ from matplotlib.patches import Rectangle
 
 from tailsmith.report.results import Cell
 from tailsmith.report.svg import ARM_COLOURS, COLOURS, FONT_SIZE, new_figure, set_rows, to_svg
+from tailsmith.terminal import shown
 
 WIDTH = 400  # narrow on purpose: readable on a phone, and two fit side by side on a desk
 MARKERS = "oDs^vpX*"  # the same shapes as the glyphs of the legend
@@ -105,7 +106,7 @@ def confusion_chart(matrix: np.ndarray, names: Sequence[str], label: str) -> str
     axes.set_xlim(-0.5, size - 0.5)
     axes.xaxis.tick_top()
     axes.set_xticks(range(size))
-    short = [name if len(name) <= 14 else name[:13] + "…" for name in names]
+    short = [name if len(name) <= 14 else name[:13] + "…" for name in map(shown, names)]
     axes.set_xticklabels(short, rotation=90 if size > 4 else 0, parse_math=False, color=ink)
     if size > 20:
         axes.tick_params(labelsize=6.5)

@@ -11,8 +11,9 @@ from pathlib import Path
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from tailsmith.data.dataset import decode
+from tailsmith.data.decoding import decode
 from tailsmith.report.grid_cells import Seen
+from tailsmith.terminal import shown
 
 # Pixels, for a page that shows the figure at half its size.
 PICTURE = 256  # a cell's image
@@ -69,7 +70,8 @@ def draw_figure(title: str, note: str, panels: Sequence[Panel]) -> Image.Image:
 def draw_panel(panel: Panel) -> Image.Image:
     """A card: the title, column labels above, row labels to the left, the cells."""
     bold = _font(28, bold=True)
-    labels = max(int(bold.getlength(label)) for label in panel.rows)
+    rows = [shown(label) for label in panel.rows]
+    labels = max(int(bold.getlength(label)) for label in rows)
     left = INSET + (AXIS if panel.row_axis else 0) + labels + GAP
     top = INSET + (TITLE if panel.title else 0) + (AXIS if panel.column_axis else 0) + LABEL
     cells = [[draw_cell(cell) for cell in row] for row in panel.cells]
@@ -79,13 +81,13 @@ def draw_panel(panel: Panel) -> Image.Image:
     card = Image.new("RGB", (width, height), PAGE)
     pen = ImageDraw.Draw(card)
     pen.rounded_rectangle((0, 0, width - 1, height - 1), 24, CARD, LINE, 2)
-    pen.text((INSET, INSET - 4), panel.title, INK, _font(36, bold=True))
+    pen.text((INSET, INSET - 4), shown(panel.title), INK, _font(36, bold=True))
     pen.text((left, top - LABEL - AXIS + 4), panel.column_axis, SOFT, _font(26))
     if panel.row_axis:
         card.paste(_downwards(panel.row_axis), (INSET - 6, top))
     for column, label in enumerate(panel.columns):
         pen.text((left + column * (PICTURE + GAP), top - LABEL), _cut(label, bold, PICTURE), INK, bold)
-    for row, label in enumerate(panel.rows):
+    for row, label in enumerate(rows):
         y = top + row * (cell_height + GAP)
         pen.text((left - GAP, y + PICTURE // 2), label, INK, bold, anchor="rm")
         for column, cell in enumerate(cells[row]):
@@ -156,8 +158,8 @@ def _fitted(image: Image.Image) -> Image.Image:
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The text, or as much of it as fits and an ellipsis."""
-    kept = text
+    """The text on one line, or as much of it as fits and an ellipsis."""
+    text = kept = shown(text)
     while len(kept) > 1 and font.getlength(kept if kept == text else f"{kept}…") > width:
         kept = kept[:-1]
     return text if kept == text else f"{kept.rstrip()}…"

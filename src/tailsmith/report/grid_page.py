@@ -7,7 +7,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from tailsmith.data.dataset import decode
+from tailsmith.data.decoding import decode
 from tailsmith.report.gallery import data_uri
 from tailsmith.report.grid_cells import Grid, Place, Seen
 from tailsmith.report.page import render_page, write_page

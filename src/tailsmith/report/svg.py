@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from tailsmith.terminal import shown
+
 # Matplotlib knows only real colours: each role is drawn in one that nobody would choose, and to_svg puts
 # var(--role) in its place.
 ROLES = ("ink", "soft", "line", "real", "synthetic", "accent", "onfull", *(f"arm{i}" for i in range(8)))
@@ -35,7 +37,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
 def set_rows(axes: Axes, labels: list[str]) -> None:
     """Name the horizontal rows of a chart, first at the top; names are text, never mathematics."""
     axes.set_yticks(range(len(labels)))
-    axes.set_yticklabels([_shorten(label) for label in labels], parse_math=False, color=COLOURS["ink"])
+    axes.set_yticklabels([_shorten(shown(label)) for label in labels], parse_math=False, color=COLOURS["ink"])
     axes.set_ylim(len(labels) - 0.4, -0.6)
 
 

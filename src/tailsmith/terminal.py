@@ -1,0 +1,38 @@
+"""Names of a user's files and classes, made safe to print: no sequence in them reaches the terminal as one."""
+
+from __future__ import annotations
+
+import io
+import logging
+import sys
+import unicodedata
+
+_CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of surrogate pairs, line and paragraph separators
+_BIDIRECTIONAL = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def shown(text: str) -> str:
+    """The text on one line: "\\n" for a newline, "\\x1b" for an escape, "\\xe9" for a byte that is no UTF-8."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def print_any_name() -> None:
+    """From here on `print` writes "\\udce9" for what the terminal's encoding lacks, rather than raise."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class OneLineFormatter(logging.Formatter):
+    """Log records as `shown`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return shown(super().format(record))
+
+
+def _shown(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python holds the byte of a file name that is no UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    if unicodedata.category(character) in _CONTROLS or character in _BIDIRECTIONAL:
+        return character.encode("unicode_escape").decode()
+    return character
