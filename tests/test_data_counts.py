@@ -9,6 +9,7 @@ import numpy as np
 
 from tailsmith.data.counts import class_counts, describe, group_counts, imbalance_factor, shots
 from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.text_tables import dataset_text
 
 
 def dataset(n: int = 300, seed: int = 0) -> Dataset:
@@ -69,3 +70,28 @@ def test_description_agrees_with_the_counts_and_is_json() -> None:
     assert described["classes"]["cat"]["shot"] == "many"
     assert described["empty_groups"] == ["eel in b"]
     assert described["groups"]["dog in a"]["test"] == group_counts(data, "test")[1, 0]
+
+
+def test_classes_and_groups_that_no_test_image_speaks_for_are_said() -> None:
+    splits = ["train", "train", "train", "train", "val", "test"]
+    table = make_table([0, 0, 1, 2, 0, 0], image_ids=list("abcdef"), attributes=[0, 1, 0, 1, 0, 0], splits=splits)
+    described = describe(Dataset(table, ("cat", "dog", "eel"), ("x", "y")))
+    assert described["untested"] == described["unvalidated"] == ["dog", "eel"]
+    assert described["untested_groups"] == ["cat in y", "dog in x", "eel in y"]
+    text = dataset_text(described)
+    assert "Classes without a test image (2 of 3): dog, eel. Their accuracy can't be measured" in text
+    assert "Add real test images of them" in text
+    assert "Classes without a validation image (2 of 3): dog, eel." in text
+    assert "Groups with training images and without a test image (3): cat in y, dog in x, eel in y;" in text
+
+
+def test_a_thousand_classes_without_a_test_image_are_named_a_few_at_a_time() -> None:
+    table = make_table([*range(30), 0], image_ids=[str(i) for i in range(31)], splits=["train"] * 30 + ["test"])
+    text = dataset_text(describe(Dataset(table, tuple(f"c{i:02}" for i in range(30)))))
+    assert "(29 of 30): c01, c02, c03, c04, c05, c06, c07, c08, c09, c10 and 19 more." in text
+
+
+def test_a_whole_split_without_images_names_no_class() -> None:
+    described = describe(Dataset(make_table([0, 1], image_ids=["a", "b"]), ("cat", "dog")))
+    assert described["untested"] == described["unvalidated"] == described["untested_groups"] == []
+    assert "without a test image" not in dataset_text(described)

@@ -257,10 +257,10 @@ def test_an_odd_tag_in_a_sound_photograph_leaves_its_orientation(tag: int, kind:
     entries = struct.pack("<H", 2) + turned + struct.pack("<HHI4s", tag, kind, 1, value) + bytes(4)
     exif = b"Exif\0\0II*\0\x08\0\0\0" + entries + bytes(16)
     odd = photograph[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + photograph[2:]
-    with Image.open(BytesIO(odd)) as image, pytest.raises(Exception, match=r".") as caught:
+    with Image.open(BytesIO(odd)) as image:
         image.load()
-        ImageOps.exif_transpose(image)
-    assert not isinstance(caught.value, OSError)
+        with pytest.raises(Exception, match=r"integer|format|operand|encode|bytes|seek"):
+            ImageOps.exif_transpose(image)
     assert decode(odd, "x").size == (6, 8)
 
 

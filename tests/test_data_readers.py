@@ -202,6 +202,64 @@ def test_a_csv_file(tmp_path: Path) -> None:
     assert dataset.name == "list"
 
 
+def test_spaces_around_names_are_no_part_of_them(tmp_path: Path) -> None:
+    rows = [
+        " path , label , split , attribute ",
+        "images/all/000.png,ash,train,dim",
+        "images/all/001.png, ash ,train ,dim ",
+    ]
+    rows += [" images/all/002.png , birch\t,test,", " images/all/003.png,birch ,  test, -1"]
+    path = write_csv(tmp_path, "\n".join(rows))
+    spaced = tmp_path / " images" / "all" / "003.png"  # a name that begins with a space
+    spaced.parent.mkdir(parents=True)
+    spaced.write_bytes(encoded(77))
+    dataset = load_table(path)
+    assert dataset.class_names == ("ash", "birch")
+    assert dataset.labels.tolist() == [0, 0, 1, 1]
+    assert dataset.table["split"].tolist() == ["train", "train", "test", "test"]
+    assert (dataset.attribute_names, dataset.attributes.tolist()) == (("dim",), [0, 0, -1, -1])
+    assert [dataset.encoded(row) for row in range(4)] == [encoded(0), encoded(1), encoded(2), encoded(77)]
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_csv_files_as_spreadsheets_save_them(separator: str, start: str, end: str, tmp_path: Path) -> None:
+    rows = [["path", "label"], ["images/all/000.png", '"a, b; c"'], ["images/all/001.png", "d"], []]
+    text = start + end.join(separator.join(row) for row in rows)
+    write_csv(tmp_path, "")
+    (tmp_path / "list.csv").write_bytes(text.encode())
+    assert load_table(tmp_path / "list.csv").class_names == ("a, b; c", "d")
+
+
+def test_a_csv_file_of_another_encoding(tmp_path: Path) -> None:
+    write_csv(tmp_path, "")
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "list.csv").write_bytes("path,label\nimages/all/000.png,for\u00eat\n".encode(encoding))
+        with pytest.raises(ValueError, match=r"it is not UTF-8 text .*; save it as UTF-8"):
+            load_table(tmp_path / "list.csv")
+
+
+def test_names_with_spaces_that_a_file_lists_stay(tmp_path: Path) -> None:
+    names = (" cat", "cat ", "dog")
+    table = make_table([0, 1, 2], image_ids=["a", "b", "c"], encoded=[encoded(i) for i in range(3)])
+    write_parquet(Dataset(table, names), tmp_path / "x.parquet")
+    assert load_table(tmp_path / "x.parquet").labels.tolist() == [0, 1, 2]
+    frame = pd.DataFrame({"bytes": [encoded(i) for i in range(3)], "label": ["cat ", "cat", "dog"]})
+    frame.to_parquet(tmp_path / "y.parquet")
+    assert load_table(tmp_path / "y.parquet").class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", '{"images": 3}'])
+def test_anothers_names_file_says_nothing(content: str, tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "path,label\nimages/all/000.png,horse\n")
+    (tmp_path / "dataset.json").write_text(content)
+    assert load_table(path).class_names == ("horse",)
+    (tmp_path / "dataset.json").write_text(content[:-1])
+    with pytest.raises(ValueError, match=r"dataset\.json is not a JSON file"):
+        load_table(path)
+
+
 def test_numbers_as_labels_are_in_order_of_number(tmp_path: Path) -> None:
     rows = "".join(f"images/all/{i:03d}.png,{label}\n" for i, label in enumerate([10, 9, 10, 2]))
     dataset = load_table(write_csv(tmp_path, "path,label\n" + rows))
@@ -220,6 +278,16 @@ def test_numbers_as_labels_are_in_order_of_number(tmp_path: Path) -> None:
         ("path,label,split\nx.png,a,held-out\n", "split should be train, val or test; got 'held-out'"),
         ("path,label,source\nx.png,a,made-up\n", "'source' should hold real, synthetic; got 'made-up'"),
         ("path,label\n,a\n", "row 0 has no image in column 'path'"),
+        ("path,label\nx.png,  \n", "row 0 has no label"),
+        (
+            "path,label\nx.png,a,\ny.png,a,\n",
+            r"line 2 has 3 fields, and the header has 2 \(path, label\); 2 lines are so",
+        ),
+        ("path,label\n\nx.png,a\nx.png\n", r"line 4 has 1 field, and the header has 2"),
+        ('path,label\nx.png,a\n"b\nc",a,b\n', r"line 4 has 3 fields"),
+        ("path,label,label \n", "has two columns 'label'"),
+        ("\npath,label\n", "its first line should name the columns, and is empty"),
+        ("path;label\nx.png;a;b\n", r"line 2 has 3 fields, and the header has 2 \(path, label\)"),
         ("", "is not a readable csv file"),
         ('path,label\n"x.png,a\n', "is not a readable csv file"),
     ],

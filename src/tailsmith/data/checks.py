@@ -155,7 +155,8 @@ def _examine(dataset: Dataset) -> tuple[list[str], list[Seen | None], list[str |
 def _examine_one(dataset: Dataset, row: int) -> tuple[str, Seen | None, str | None]:
     described = dataset.described(row)
     try:
-        check_utf8(described, "the path", "rename the file or folder, or pass --skip-corrupt")
+        for name in (dataset.table["path"].iat[row], dataset.table["image_id"].iat[row]):
+            check_utf8(str(name), "the path", "rename the file or folder, or pass --skip-corrupt")
         encoded = dataset.encoded(row)
         seen = examine(encoded, described, dataset.decoding)
     except (ValueError, OSError) as error:

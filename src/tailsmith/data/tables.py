@@ -46,6 +46,7 @@ def load_table(path: Path | str, *, name: str = "") -> Dataset:
     rows, names = _read(path)
     _check_columns(rows, path)
     rows = _stripped(rows, names)
+    _check_filled(rows, path)
     class_names, labels = _codes(rows["label"].tolist(), names.class_names or names.codes.get("label"))
     _check_known(labels, rows["label"], f"{path}: label")
     attribute_names, attributes = _attributes(rows, names)
@@ -132,6 +133,9 @@ def _check_columns(rows: pd.DataFrame, path: Path) -> None:
         raise ValueError(f"{path} has no image column; expected one of {', '.join(IMAGE_COLUMNS)}; got {columns}")
     if not len(rows):
         raise ValueError(f"no images in {path}: it has columns but no rows")
+
+
+def _check_filled(rows: pd.DataFrame, path: Path) -> None:
     for column in ("label", "split", "source"):
         if column in rows and rows[column].isna().any():
             row = int(rows[column].isna().to_numpy().argmax())
@@ -143,7 +147,7 @@ def _stripped(rows: pd.DataFrame, names: _Names) -> pd.DataFrame:
     listed = {*(names.class_names or ()), *(names.attribute_names or ())}.union(*names.codes.values())
 
     def strip(value: Any) -> Any:
-        return value.strip() if isinstance(value, str) and value not in listed else value
+        return value.strip() or None if isinstance(value, str) and value not in listed else value
 
     named = [column for column in ("label", "attribute", "split", "source") if column in rows]
     return rows.assign(**{column: pd.Series(map(strip, rows[column]), dtype=object) for column in named})
