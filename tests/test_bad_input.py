@@ -145,8 +145,8 @@ BROKEN: dict[Callable[[Path], None], tuple[str, ...]] = {
     too_many_pixels: ("map.png has 179.6 megapixels, larger than the limit of 178.9", "raise it with --max-megapixels"),
     control_characters: ("train/dog/a\\x1b[2J b.png is not an image file",),
     label_only_in_test: ("label 'dog' is in test but not in train", "add training images of it"),
-    test_overlaps_train: ("test overlaps train", "test/cat/copy.png", "train/cat/4.png", "remove it"),
-    val_overlaps_train: ("val overlaps train", "val/cat/copy.png", "train/cat/4.png", "remove it"),
+    test_overlaps_train: ("test overlaps train", "test/cat/copy.png", "train/cat/4.png", "remove each"),
+    val_overlaps_train: ("val overlaps train", "val/cat/copy.png", "train/cat/4.png", "remove each"),
 }
 
 
@@ -188,7 +188,7 @@ def test_skip_corrupt_goes_on_and_lists_what_it_left_out(pets: Path, capsys: Cap
     first, second = sorted(printed.err.splitlines())
     assert first.startswith("tailsmith: skipped: ")
     assert "train/dog/1.png is corrupt or truncated" in first
-    assert "train/dog/notes.txt is not an image file" in second
+    assert "train/dog/notes.pages is not an image file" in second
 
 
 def test_duplicate_ids(pets: Path, capsys: Capture) -> None:
@@ -200,8 +200,15 @@ def test_duplicate_ids(pets: Path, capsys: Capture) -> None:
 
 
 def test_a_class_without_a_training_image(tmp_path: Path, generator: str, capsys: Capture) -> None:
-    """An empty class folder: there is nothing to condition on, unless by text alone."""
+    """Named beside a table: there is nothing to condition on, unless by text alone. An empty folder names no class."""
     pets = write_folder(tmp_path / "pets", {**SOUND, "train": {**SOUND["train"], "unicorn": 0}})
+    assert main(["inspect", str(pets)]) == 0
+    printed = capsys.readouterr()
+    assert "unicorn" not in printed.out
+    assert "left out 1 folder without an image (train/unicorn)" in printed.err
+    rows = [f"{path.relative_to(pets)},{path.parent.name},{path.parts[-3]}" for path in sorted(pets.rglob("*.png"))]
+    (pets / "metadata.csv").write_text("\n".join(["path,label,split", *rows]))
+    (pets / "dataset.json").write_text('{"class_names": ["cat", "dog", "unicorn"]}')
     out = tmp_path / "plan.parquet"
     argv = ["plan", pets, "--out", out, "--generator", generator]
     line = refused(capsys, *argv)

@@ -219,7 +219,7 @@ def test_fit_generator_options(
     plain = to_dict(FitGeneratorConfig())
     plain["clip"]["steps"] = 3
     assert config == from_dict(FitGeneratorConfig, {**plain, "denoiser_channels": [32, 64], "bf16": False})
-    assert called["load"] == {"skip_corrupt": True, "seed": 0}
+    assert called["load"] == {"skip_corrupt": True, "seed": 0, "max_megapixels": None}
     assert f"--generator {out}" in capsys.readouterr().out
 
 

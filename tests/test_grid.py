@@ -17,7 +17,8 @@ from rendering import encoded_images
 from tailsmith import stages
 from tailsmith.cli import main
 from tailsmith.config import SynthesisConfig
-from tailsmith.grid import Drawn, draw_grids
+from tailsmith.data.decoding import WHOLE_16, Decoding, decode
+from tailsmith.grid import Drawn, _picture, draw_grids
 from tailsmith.grid_config import GridConfig
 from tailsmith.grid_plan import grid_axes, plan_grid
 from tailsmith.report import grid_drawing, grid_figures
@@ -347,6 +348,32 @@ def test_a_panel_has_its_cells_in_rows_and_columns() -> None:
     assert np.ptp(centres[:, :, 1], axis=0).max() == 0
     assert (np.diff(centres[:, :, 0], axis=0) > PICTURE).all()
     assert (np.diff(centres[:, :, 1], axis=1) > PICTURE).all()
+
+
+def test_names_that_cannot_be_drawn_as_they_are_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    hostile, drawn = "cat\nblack\x1b", []
+    original = grid_drawing.ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        grid_drawing.ImageDraw.ImageDraw,
+        "text",
+        lambda self, place, text, *rest, **more: (drawn.append(text), original(self, place, text, *rest, **more)),
+    )
+    cell = Cell(coloured((9, 9, 9), ((hostile, 0.01), ("bag", 0.9))), hostile, "loss")
+    draw_panel(Panel([[cell]], [hostile], [hostile], title=hostile))
+    assert drawn.count("cat\\nblack\\x1b") == 4  # title, row, column, bar
+
+
+def test_a_real_image_of_high_depth_is_pictured_as_the_models_see_it() -> None:
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 64  # of 12 bits
+    buffer = io.BytesIO()
+    Image.fromarray(values).save(buffer, format="PNG")
+    deep = replace(DATASET.select([0]), decoding=Decoding(ranges={WHOLE_16: (0, 4095)}))
+    deep = replace(deep, table=deep.table.assign(bytes=[buffer.getvalue()]))
+    pictured = decode(_picture(deep, 0), "x")
+    np.testing.assert_array_equal(pictured, deep.image(0))
+    assert np.asarray(pictured).max() == 252
+    synthetic = replace(DATASET, table=DATASET.table.assign(source="synthetic", split="train"))
+    assert _picture(synthetic, 1) == synthetic.encoded(1)
 
 
 def coloured_grid(**changes: Any) -> Grid:

@@ -82,7 +82,8 @@ def labelled_files(root: Path) -> list[LabelledFile]:
             seen.add((class_folder, each.real))
             paths = ("/".join((*each.parts, name)) for name in each.files)
             files += [LabelledFile(split, class_folder[-1].strip(), path) for path in paths]
-    _say_what_is_left_out(root, folders, [base for _, base in bases])
+    if files:  # else the caller has more to say
+        _say_what_is_left_out(root, folders, [base for _, base in bases])
     return sorted(files, key=lambda each: each.path.split("/"))
 
 
