@@ -72,6 +72,10 @@ def test_the_order_of_the_lines_does_not_matter(imagenet: Path) -> None:
 TRAIN = "ImageNet_LT_train.txt"
 BROKEN_LISTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no list": (lambda root: (root / TRAIN).unlink(), r"no list .*train\.txt; imagenet-lt needs .* docs/recipes\.md"),
+    "another encoding": (
+        lambda root: (root / TRAIN).write_bytes(b"caf\xe9 0\n"),
+        r"train\.txt is not UTF-8 text .*again",
+    ),
     "empty list": (lambda root: (root / TRAIN).write_text("\n"), r"train\.txt lists no image"),
     "one field": (
         lambda root: append(root, "train/n01440764/x.JPEG"),

@@ -46,8 +46,12 @@ def words(folder: str) -> str:
 def _read_list(path: Path, split: str, classes: int, source: str) -> list[Entry]:
     if not path.is_file():
         raise ValueError(f"no list {path}; {source} needs {path.name}: docs/recipes.md says where to get it")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); download it again") from error
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
