@@ -328,7 +328,7 @@ def test_heic_is_read_where_pillow_heif_is_installed(monkeypatch: pytest.MonkeyP
 
         def _open(self) -> None:
             self._size, self._mode = (2, 2), "RGB"
-            self.tile = [ImageFile._Tile("raw", (0, 0, 2, 2), 24, ("RGB", 0, 1))]
+            self.tile = [("raw", (0, 0, 2, 2), 24, ("RGB", 0, 1))]
 
     def register() -> None:
         Image.register_open("HEIF", HeifFile, lambda prefix: prefix[4:12] == b"ftypheic")
