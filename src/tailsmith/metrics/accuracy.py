@@ -1,24 +1,25 @@
-"""Accuracy where the long tail hides: per class, shot, group, the worst group; each with n and an interval.
+"""Accuracy where the long tail hides: per class, shot, group, the worst group; each with n and a 95 % interval.
 
-All comes from the hits and counts of strata (classes, or groups where there are attributes), for the test set
-and for its bootstrap replicates alike: resampling the 0/1 outcomes of the n images of a stratum with
-replacement and averaging them is one draw of Binomial(n, accuracy) / n.
+All cells come from the hits and counts of classes and groups (`metrics.intervals` has how sure they are), and the table
+keeps which test image was right, so that two classifiers can be compared image by image (`metrics.paired`).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tailsmith.metrics.intervals import UNKNOWN, Interval, mean_interval, minimum_interval
+from tailsmith.strata import GROUP_SHOTS, SHOTS, group_shots, shots
+
 Array = npt.NDArray[Any]
 Cell = dict[str, Any]  # accuracy 0..100 or NaN, n images, low and high of the 95 % interval
 
-# By number of training images (Liu et al., 2019): more than 100, 20 to 100, fewer than 20
-SHOTS = ("many", "medium", "few")
-GROUP_SHOTS = ("majority", "medium", "minority", "unseen")
+NEWER = {"images", "average"}  # what tables of earlier versions lack
 
 
 def accuracy_table(
@@ -30,70 +31,65 @@ def accuracy_table(
     attributes: npt.ArrayLike | None = None,  # [n], -1 = none
     attribute_names: Sequence[str] = (),
     train_group_counts: npt.ArrayLike | None = None,  # [C * A] or [C, A], group = label * A + attribute
-    bootstrap: int = 1000,  # replicates; 0 = no intervals (NaN)
+    image_ids: Sequence[str] | None = None,  # [n], so that other tables can be told to be of the same images
+    bootstrap: int = 1000,  # replicates for the worst group's interval; 0 = none (NaN)
     seed: int = 0,
 ) -> dict[str, Any]:
     """A JSON-able dict of cells; accuracy in %, NaN where there are no test images.
 
-    Overall and shots are means over classes of class accuracy, group shots means over groups. Test images are
-    resampled within their class, or within their group where there are attributes. The worst group is the one
-    of lowest accuracy among those with test images; its interval is that of the minimum, not of the group.
+    Overall and shots are means over classes of class accuracy, group shots means over groups; `average` is the mean
+    over images. Means say of how many of their classes (or groups) there are test images. The worst group is the one
+    of lowest accuracy among those with test images; its interval is that of the lowest true accuracy, and `bias` how
+    far the lowest accuracy found is expected to lie from it, in points.
     """
     predicted, truth = _checked_predictions(predictions, labels, len(class_names))
     attribute, names = _checked_attributes(attributes, attribute_names, len(truth))
     hits, counts = _strata(predicted, truth, attribute, len(class_names), len(names))  # [C, A + 1]
-    replicates = np.concatenate([hits[None], _bootstrap(hits, counts, bootstrap, seed)])  # [1 + B, C, A + 1]
-    classes = _accuracy(replicates.sum(2), counts.sum(1))  # [1 + B, C]
-    n = counts.sum(1)
+    right, n = hits.sum(1), counts.sum(1)
     shot = shots(_checked_counts("train_counts", train_counts, len(class_names)))
     table: dict[str, Any] = {
-        "overall": _mean_cell(classes, n),
-        "shots": {name: _mean_cell(classes[:, shot == name], n[shot == name]) for name in SHOTS},
-        "classes": {name: _mean_cell(classes[:, [c]], n[[c]]) for c, name in enumerate(class_names)},
+        "overall": _mean_cell(right, n, "classes"),
+        "average": _cell(right.sum(keepdims=True), n.sum(keepdims=True)),
+        "shots": {name: _mean_cell(right[shot == name], n[shot == name], "classes") for name in SHOTS},
+        "classes": {
+            name: {**_cell(right[[c]], n[[c]]), "shot": str(shot[c])} for c, name in enumerate(class_names)
+        },
     }
-    groups, group_n = (
-        _accuracy(replicates[..., 1:], counts[:, 1:]).reshape(len(replicates), -1),
-        counts[:, 1:].ravel(),
-    )
+    in_group, group_n = hits[:, 1:].ravel(), counts[:, 1:].ravel()
     group_names = [f"{label} in {name}" for label in class_names for name in names]
-    table["groups"] = {name: _mean_cell(groups[:, [g]], group_n[[g]]) for g, name in enumerate(group_names)}
-    table["worst_group"] = _worst_group(groups, group_n, group_names)
+    table["groups"] = {name: _cell(in_group[[g]], group_n[[g]]) for g, name in enumerate(group_names)}
+    table["worst_group"] = _worst_group(in_group, group_n, group_names, bootstrap, seed)
     if train_group_counts is not None and names:
         group_shot = group_shots(_checked_counts("train_group_counts", train_group_counts, len(group_names)))
+        for name, each in zip(group_names, group_shot, strict=True):
+            table["groups"][name]["shot"] = str(each)
         table["group_shots"] = {
-            name: _mean_cell(groups[:, group_shot == name], group_n[group_shot == name]) for name in GROUP_SHOTS
+            name: _mean_cell(in_group[group_shot == name], group_n[group_shot == name], "groups")
+            for name in GROUP_SHOTS
         }
     table["confusion"] = _confusion(predicted, truth, len(class_names))
+    table["images"] = _record(predicted == truth, truth, attribute if names else None, len(names), image_ids)
     return table
 
 
-def shots(train_counts: Array) -> Array:
-    """[C] training images -> "many" (> 100), "medium" (20..100) or "few" (< 20) per class."""
-    return np.select([train_counts > 100, train_counts >= 20], SHOTS[:2], SHOTS[2])
-
-
-def group_shots(train_counts: Array) -> Array:
-    """[G] training images -> "majority" (> 100), "medium" (20..100), "minority" (1..19) or "unseen" (0)."""
-    conditions = [train_counts > 100, train_counts >= 20, train_counts > 0]
-    return np.select(conditions, GROUP_SHOTS[:3], GROUP_SHOTS[3])
-
-
 def summarise(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Tables of several seeds -> the same nesting with cells {accuracy (mean), std, seeds}.
+    """Tables of several seeds -> the same nesting with cells {accuracy (mean), std, standard_error, seeds}.
 
-    `std` is the sample standard deviation over seeds (NaN for one), `seeds` how many had test images there.
-    Missing values (NaN, or null from a JSON file) are left out; confusion matrices are not summarised.
+    `std` is the sample standard deviation over seeds (NaN for one), `standard_error` the same over the root of
+    `seeds`, which is how many had test images there. Missing values (NaN, or null from a JSON file) are left out;
+    confusion matrices and images are not summarised.
     """
     if not tables:
         raise ValueError("no accuracy tables to summarise: expected at least one")
     first = tables[0]
-    if any(table.keys() != first.keys() for table in tables):
-        keys = sorted({key for table in tables for key in table.keys() ^ first.keys()})
-        raise ValueError(f"accuracy tables of different tasks can't be summarised: only some have {', '.join(keys)}")
+    keys = {key for table in tables for key in table.keys() ^ first.keys()} - NEWER
+    if keys:
+        listed = ", ".join(sorted(keys))
+        raise ValueError(f"accuracy tables of different tasks can't be summarised: only some have {listed}")
     if "accuracy" in first:
         return _spread([table["accuracy"] for table in tables])
-    nested = [key for key, value in first.items() if isinstance(value, Mapping)]
-    return {key: summarise([table[key] for table in tables]) for key in nested}
+    nested = [key for key, value in first.items() if isinstance(value, Mapping) and key != "images"]
+    return {key: summarise([table[key] for table in tables]) for key in nested if all(key in each for each in tables)}
 
 
 def _spread(accuracies: Sequence[float | None]) -> Cell:
@@ -101,7 +97,8 @@ def _spread(accuracies: Sequence[float | None]) -> Cell:
     values = values[~np.isnan(values)]
     mean = float(values.mean()) if len(values) else float("nan")
     std = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-    return {"accuracy": mean, "std": std, "seeds": len(values)}
+    error = std / len(values) ** 0.5 if len(values) else float("nan")
+    return {"accuracy": mean, "std": std, "standard_error": error, "seeds": len(values)}
 
 
 def _strata(
@@ -115,34 +112,48 @@ def _strata(
     return hits.reshape(num_classes, width), counts.reshape(num_classes, width)
 
 
-def _bootstrap(hits: Array, counts: Array, replicates: int, seed: int) -> Array:
-    """[B, C, A + 1] hits of resampled test sets."""
-    share = hits / np.maximum(counts, 1)
-    return np.random.default_rng(seed).binomial(counts, share, size=(replicates, *counts.shape))
+def _mean_cell(hits: Array, n: Array, kind: str) -> Cell:
+    """[K] hits and images of strata -> the cell of the mean over those that have images; `kind` counts them."""
+    return {**_cell(hits, n), kind: int((n > 0).sum()), "of": len(n)}
 
 
-def _accuracy(hits: Array, counts: Array) -> Array:
-    """In %, NaN where nothing was counted."""
-    return np.where(counts > 0, 100 * hits / np.maximum(counts, 1), np.nan)
+def _cell(hits: Array, n: Array) -> Cell:
+    tested = n > 0
+    if not tested.any():
+        return _numbers(float("nan"), 0, UNKNOWN)
+    low, high = mean_interval(hits[tested], n[tested])
+    return _numbers(float(np.mean(hits[tested] / n[tested])), int(n.sum()), Interval(float(low), float(high)))
 
 
-def _mean_cell(accuracies: Array, n: Array) -> Cell:
-    """[1 + B, K] accuracies, the real ones first, images [K] -> the cell of the mean of the non-empty."""
-    return _cell(accuracies[:, n > 0].mean(axis=1) if n.any() else np.full(len(accuracies), np.nan), int(n.sum()))
+def _numbers(share: float, n: int, interval: Interval) -> Cell:
+    return {"accuracy": 100 * share, "n": n, "low": 100 * interval.low, "high": 100 * interval.high}
 
 
-def _cell(accuracies: Array, n: int) -> Cell:
-    """[1 + B], the real one first"""
-    low, high = np.percentile(accuracies[1:], [2.5, 97.5]) if len(accuracies) > 1 else (np.nan, np.nan)
-    return {"accuracy": float(accuracies[0]), "n": n, "low": float(low), "high": float(high)}
-
-
-def _worst_group(groups: Array, n: Array, names: Sequence[str]) -> Cell:
+def _worst_group(hits: Array, n: Array, names: Sequence[str], replicates: int, seed: int) -> Cell:
     tested = np.flatnonzero(n > 0)
-    if not len(tested):
-        return {**_cell(np.full(len(groups), np.nan), 0), "group": None}
-    worst = tested[np.argmin(groups[0, tested])]
-    return {**_cell(groups[:, tested].min(axis=1), int(n[worst])), "group": names[worst]}
+    share, images, interval, group = float("nan"), 0, UNKNOWN, None
+    if len(tested):
+        worst = tested[np.argmin(hits[tested] / n[tested])]
+        share, images, group = float(hits[worst] / n[worst]), int(n[worst]), names[worst]
+        if replicates:
+            interval = minimum_interval(hits[tested], n[tested], replicates, seed)
+    cell = {**_numbers(share, images, interval), "group": group, "bias": 100 * interval.bias}
+    return {**cell, "groups": len(tested), "of": len(names)}
+
+
+def _record(
+    correct: Array, labels: Array, attributes: Array | None, num_attributes: int, image_ids: Sequence[str] | None
+) -> dict[str, Any]:
+    """Which image was right: a character each, and labels between spaces, as JSON has a line for every list entry."""
+    if image_ids is not None and len(image_ids) != len(labels):
+        raise ValueError(f"image_ids should have {len(labels)} entries, one per label, got {len(image_ids)}")
+    return {
+        "correct": "".join(np.where(correct, "1", "0")),
+        "labels": " ".join(map(str, labels.tolist())),
+        "attributes": None if attributes is None else " ".join(map(str, attributes.tolist())),
+        "num_attributes": num_attributes,
+        "ids_sha256": None if image_ids is None else hashlib.sha256("\0".join(image_ids).encode()).hexdigest(),
+    }
 
 
 def _confusion(predicted: Array, truth: Array, num_classes: int) -> list[list[int]]:

@@ -1,0 +1,85 @@
+"""Two classifiers on the same test images, compared image by image, from their accuracy tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tailsmith.metrics.intervals import Interval, mean_difference_interval, minimum_difference_interval
+
+Array = npt.NDArray[Any]
+
+REPLICATES = 1000  # for the worst group
+
+
+def paired_interval(before: Mapping[str, Any], after: Mapping[str, Any], keys: Sequence[str]) -> Interval | None:
+    """Of the cell at e.g. ("shots", "few") of `after` minus that of `before`, in points.
+
+    None where the tables don't hold the same test images in the same order, or have no test image there.
+    """
+    if not same_images(before, after):
+        return None
+    one, two = before["images"], after["images"]
+    first, second = _flags(one["correct"]), _flags(two["correct"])
+    stratum, chosen = _strata(before, keys)
+    if stratum is None:
+        return None
+    pairs = np.stack([first & second, ~first & second, first & ~second, ~first & ~second])
+    counts = np.stack([np.bincount(stratum[each & (stratum >= 0)], minlength=len(chosen)) for each in pairs], axis=1)
+    counts = counts[chosen & (counts.sum(1) > 0)]  # [K, 4]
+    if not len(counts):
+        return None
+    if keys[0] == "worst_group":
+        found = minimum_difference_interval(counts, REPLICATES, seed=0)
+        return Interval(100 * found.low, 100 * found.high, 100 * found.bias)
+    low, high = mean_difference_interval(counts[:, 1], counts[:, 2], counts.sum(1))
+    return Interval(100 * float(low), 100 * float(high))
+
+
+def same_images(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Both tables say which image was right, of the same images in the same order, with the same shots."""
+    one, two = before.get("images"), after.get("images")
+    if not one or not two:
+        return False
+    if any(one[key] != two[key] for key in ("labels", "attributes", "num_attributes", "ids_sha256")):
+        return False
+    return all(_shots(before, section) == _shots(after, section) for section in ("classes", "groups"))
+
+
+def _strata(table: Mapping[str, Any], keys: Sequence[str]) -> tuple[Array | None, Array]:
+    """The stratum [n] of each image (-1 = none) and whether it belongs to the cell [K]; None for an unknown cell."""
+    images, nothing = table["images"], np.zeros(0, dtype=bool)
+    labels = _numbers(images["labels"])
+    if keys[0] == "average":
+        return np.zeros_like(labels), np.ones(1, dtype=bool)
+    if keys[0] in ("overall", "shots", "classes"):
+        section, stratum = "classes", labels
+    elif images["attributes"] is not None and keys[0] in ("worst_group", "group_shots", "groups"):
+        attributes = _numbers(images["attributes"])
+        section, stratum = "groups", np.where(attributes < 0, -1, labels * images["num_attributes"] + attributes)
+    else:
+        return None, nothing
+    names = _shots(table, section)
+    if len(stratum) and stratum.max() >= len(names):
+        return None, nothing  # names that are not unique
+    if keys[0] in ("overall", "worst_group"):
+        return stratum, np.ones(len(names), dtype=bool)
+    if keys[0] in ("classes", "groups"):
+        return stratum, np.array([name == keys[1] for name in names])
+    return stratum, np.array([shot == keys[1] for shot in names.values()])
+
+
+def _shots(table: Mapping[str, Any], section: str) -> dict[str, str | None]:
+    return {name: cell.get("shot") for name, cell in (table.get(section) or {}).items()}
+
+
+def _flags(text: str) -> Array:
+    flags: Array = np.frombuffer(text.encode(), dtype=np.uint8) == ord("1")
+    return flags
+
+
+def _numbers(text: str) -> Array:
+    return np.array(text.split(), dtype=np.int64)
