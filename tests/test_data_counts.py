@@ -7,8 +7,9 @@ import math
 
 import numpy as np
 
-from tailsmith.data.counts import class_counts, describe, group_counts, imbalance_factor, shots
+from tailsmith.data.counts import class_counts, describe, group_counts, imbalance_factor
 from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.strata import shots
 from tailsmith.text_tables import dataset_text
 
 
@@ -47,7 +48,7 @@ def test_counts_without_attributes_and_without_images() -> None:
 
 
 def test_shots_at_their_borders() -> None:
-    assert shots([101, 100, 20, 19, 0]) == ("many", "medium", "medium", "few", "few")
+    assert shots([101, 100, 20, 19, 0]).tolist() == ["many", "medium", "medium", "few", "few"]
 
 
 def test_imbalance_factor() -> None:

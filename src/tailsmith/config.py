@@ -103,7 +103,7 @@ class SearchConfig:
     """Every arm draws its learning rate and batch size at random, and validation accuracy chooses (App. G.3)."""
 
     trials: int = 10
-    seeds: int = 5  # the chosen setting is trained and tested with this many training seeds
+    seeds: int = 5  # the chosen setting is trained again and tested with this many new training seeds
     learning_rate: tuple[float, float] = (1e-4, 1e-2)  # log-uniform: 10 ** U(-4, -2)
     batch_size: tuple[int, int] = (64, 128)  # log-uniform: 2 ** U(6, 7), rounded to an even number
     seed: int = 0  # of the draws

@@ -150,7 +150,7 @@ def train_arm(
         table = evaluate(classifier)
         if config.search is not None:
             with directory.timed(f"train {arm}"):
-                result = over_seeds(config.search, training, fit, evaluate, table, folder / "search")
+                result = over_seeds(config.search, training, fit, evaluate, folder / "search")
             write_json(folder / "search.json", result)
         write_json(folder / "evaluation.json", table)
     return classifier

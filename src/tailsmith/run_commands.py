@@ -48,11 +48,12 @@ def run(
     from tailsmith import experiment
     from tailsmith.recipe import data_of
     from tailsmith.run_directory import RunDirectory
+    from tailsmith.run_report import arm_tables
 
     config = replace(config, data=data_of(recipe, config.data))
     report_path = experiment.run(config, out, command)
     directory = RunDirectory(out)
-    print(arms_text({arm: directory.evaluation(arm) or {} for arm in config.arms}))
+    print(arms_text(arm_tables(directory, config)))
     print(f"Report: {report_path}")
 
 

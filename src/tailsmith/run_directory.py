@@ -75,10 +75,12 @@ class RunDirectory:
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds of a block to timings.json; a resumed run adds up."""
         begin = time.monotonic()
-        yield
-        timings = self.timings()
-        timings[stage] = round(timings.get(stage, 0.0) + time.monotonic() - begin, 1)
-        write_json(self.path / "timings.json", timings)
+        try:
+            yield
+        finally:  # time that was interrupted was spent, too
+            timings = self.timings()
+            timings[stage] = round(timings.get(stage, 0.0) + time.monotonic() - begin, 1)
+            write_json(self.path / "timings.json", timings)
 
     def timings(self) -> dict[str, float]:
         path = self.path / "timings.json"

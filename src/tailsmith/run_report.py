@@ -16,6 +16,7 @@ from tailsmith.report.document import ReportData, write_report
 from tailsmith.report.gallery import GalleryRow
 from tailsmith.run_directory import RunDirectory
 from tailsmith.sample_study import rarest, settings, study_folder
+from tailsmith.search import seed_tables
 from tailsmith.stages import missing
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
@@ -27,7 +28,7 @@ def write_run_report(
     directory: RunDirectory, config: RunConfig, dataset: Dataset, study: dict[str, dict[str, Any]]
 ) -> Path:
     """Write report.html, and evaluation.json with every arm's accuracies."""
-    arms = {arm: directory.evaluation(arm) or {} for arm in config.arms}
+    arms = arm_tables(directory, config)
     write_json(directory.path / "evaluation.json", {"arms": arms, "samples": study})
     write_json(directory.path / "dataset.json", describe(dataset))
     baseline, best = _baseline(config), _best(directory, config)
@@ -51,6 +52,14 @@ def write_run_report(
         criterion_name=next(iter(study.values()))["criterion_name"] if study else "criterion",
     )
     return write_report(data, directory.path / "report.html")
+
+
+def arm_tables(directory: RunDirectory, config: RunConfig) -> dict[str, Any]:
+    """Arm -> its accuracy table; with a search, those of its training seeds, of which the chosen trial is none."""
+    tables: dict[str, Any] = {arm: directory.evaluation(arm) or {} for arm in config.arms}
+    if config.search is not None:
+        tables |= {arm: seed_tables(config.search, directory.arm(arm) / "search") or tables[arm] for arm in tables}
+    return tables
 
 
 def _baseline(config: RunConfig) -> str:
@@ -162,6 +171,11 @@ def _notes(config: RunConfig, dataset: Dataset, best: str) -> list[str]:
         f"Selection (which step, and that {best} is shown as best) used validation images only; every number here is "
         "on real test images that nothing was selected on."
     ]
+    if config.search is not None:
+        notes.append(
+            f"Of {config.search.trials} random settings of each arm, validation chose one. The numbers are of "
+            f"{config.search.seeds} classifiers trained anew with it; the chosen trial is none of them."
+        )
     if dataset.name in ("fashion-lt", "fashion-groups"):
         notes.append(
             "This is the embedded world: the generator saw other photographs of the same ten garments, none of the "

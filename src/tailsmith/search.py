@@ -1,11 +1,12 @@
 """Random search of an arm's learning rate and batch size, as on NICO++ (App. G.3; Yang et al., 2023).
 
-Every trial draws a setting and trains with it; validation accuracy alone chooses one, which is tested over several
-training seeds. A trial or seed whose file exists is done, so the same call goes on where it stopped:
+Every trial draws a setting and trains with it; validation accuracy alone chooses one, which is trained again and tested
+with several new training seeds. The chosen trial is none of them: it was selected, and they weren't. A trial or seed
+whose file exists is done, so the same call goes on where it stopped:
 
     search/trial-00.json        the setting, its validation accuracy and history
     search/trial-00/            the classifier, where the trial was the best so far
-    search/seed-1.json          the test of the chosen setting with another training seed
+    search/seed-1.json          the test of the chosen setting with the first of the new training seeds
 """
 
 from __future__ import annotations
@@ -57,28 +58,29 @@ def best_of_trials(search: SearchConfig, training: TrainConfig, fit: Fit, folder
 
 
 def over_seeds(
-    search: SearchConfig, training: TrainConfig, fit: Fit, evaluate: Evaluate, first: dict[str, Any], folder: Path
+    search: SearchConfig, training: TrainConfig, fit: Fit, evaluate: Evaluate, folder: Path
 ) -> dict[str, Any]:
-    """What search.json holds: all trials, and the test accuracy of the chosen setting over training seeds.
-
-    The chosen trial is the first of the seeds, so `first` is the accuracy table of its classifier.
-    """
+    """What search.json holds: all trials, and the test accuracy of the chosen setting over new training seeds."""
     trials = [read_json(_trial_path(folder, trial)) for trial in range(search.trials)]
     chosen = int(max(trials, key=_score)["trial"])
     settings = drawn_settings(search, training, chosen)
-    tables = [first]
-    for number in range(1, search.seeds):
-        path = folder / f"seed-{number}.json"
+    for number in range(1, search.seeds + 1):
+        path = _seed_path(folder, number)
         if not path.exists():
-            classifier = fit(replace(settings, seed=training.seed + number), f"seed {number + 1} of {search.seeds}")
+            classifier = fit(replace(settings, seed=training.seed + number), f"seed {number} of {search.seeds}")
             write_json(path, evaluate(classifier))
-        tables.append(read_json(path))
     return {
         "trials": [{name: value for name, value in each.items() if name != "history"} for each in trials],
         "chosen": chosen,
-        "training_seeds": [training.seed + number for number in range(search.seeds)],
-        "test": summarise(tables),
+        "training_seeds": [training.seed + number for number in range(1, search.seeds + 1)],
+        "test": summarise(seed_tables(search, folder)),
     }
+
+
+def seed_tables(search: SearchConfig, folder: Path) -> list[dict[str, Any]]:
+    """The accuracy tables of the training seeds that are tested already."""
+    paths = [_seed_path(folder, number) for number in range(1, search.seeds + 1)]
+    return [read_json(path) for path in paths if path.exists()]
 
 
 def _run_trial(settings: TrainConfig, fit: Fit, trial: int, path: Path, best: float) -> None:
@@ -99,6 +101,10 @@ def _trial_path(folder: Path, trial: int) -> Path:
     return folder / f"trial-{trial:02}.json"
 
 
+def _seed_path(folder: Path, number: int) -> Path:
+    return folder / f"seed-{number}.json"
+
+
 def _score(result: dict[str, Any]) -> float:
-    """Mean class accuracy on validation, below 0 for a trial that diverged."""
+    """Accuracy on validation, below 0 for a trial that diverged."""
     return -1.0 if result["validation"] is None else float(result["validation"])

@@ -217,6 +217,7 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
         attributes=rows.attributes if dataset.attribute_names else None,
         attribute_names=dataset.attribute_names,
         train_group_counts=group_counts(dataset) if dataset.attribute_names else None,
+        image_ids=rows.table["image_id"].tolist(),
         bootstrap=bootstrap,
     )
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
 from typing import Any
 
+from tailsmith.strata import SHOT_RANGES, SHOTS
 from tailsmith.terminal import shown
 
 Cell = Mapping[str, Any]  # of an accuracy table: accuracy, n, low, high
 
-SHOT_RANGES = {"many": "> 100", "medium": "20..100", "few": "< 20"}
 MISSING = "-"
 LISTED = 60  # classes or groups of a plan
 
@@ -80,15 +81,37 @@ def rendered_text(made: Mapping[str, Any]) -> str:
 def accuracy_text(table: Mapping[str, Any], split: str) -> str:
     """Of `metrics.accuracy.accuracy_table`: overall, shots, worst group, classes, each with n and interval."""
     rows: list[Sequence[object]] = [(f"{split} accuracy in %", "", "95 % interval", "n")]
-    rows.append(("overall", *_cell(table["overall"])))
-    rows += [(f"{shot} ({SHOT_RANGES[shot]})", *_cell(cell)) for shot, cell in table["shots"].items()]
+    rows.append((f"overall{_partly(table['overall'])}", *_cell(table["overall"])))
+    if _averages_differ(table):
+        rows.append(("average over images", *_cell(table["average"])))
+    for shot, cell in table["shots"].items():
+        rows.append((f"{shot} ({SHOT_RANGES[shot]}){_partly(cell)}", *_cell(cell)))
     if table["groups"]:
-        rows += [(f"{shot} groups", *_cell(cell)) for shot, cell in table.get("group_shots", {}).items()]
+        for shot, cell in table.get("group_shots", {}).items():
+            rows.append((f"{shot} groups{_partly(cell)}", *_cell(cell)))
         worst = table["worst_group"]
-        rows.append((f"worst group: {worst['group']}", *_cell(worst)))
+        rows.append((f"worst group: {worst['group']}{_partly(worst)}", *_cell(worst)))
     rows.append(("", "", "", ""))
     rows += [(name, *_cell(cell)) for name, cell in table["classes"].items()]
-    return aligned(rows)
+    return "\n\n".join([aligned(rows), *_bias(table)])
+
+
+def tested_words(tested: int, of: int, kind: str) -> str:
+    """Which classes or groups a mean leaves out: "3 of 5 classes have test images"; empty where it leaves out none."""
+    if tested == of:
+        return ""
+    return f"{tested or 'none'} of {of} {kind} {'has' if tested == 1 else 'have'} test images"
+
+
+def bias_words(bias: float | None, groups: int) -> str:
+    """What the lowest of many accuracies is off by, in points, without a full stop; empty where it doesn't show."""
+    if bias is None or math.isnan(bias) or abs(bias) < 0.05:
+        return ""
+    way = "downwards" if bias < 0 else "upwards"
+    return (
+        f"The lowest of {groups:,} groups' accuracies is biased {way}, as groups have few test images: here by about "
+        f"{abs(bias):.1f} points"
+    )
 
 
 def best_validation(history: Sequence[Mapping[str, float]]) -> str:
@@ -97,16 +120,28 @@ def best_validation(history: Sequence[Mapping[str, float]]) -> str:
     return f"{max(scores):.1f} %" if scores else "none, the data has no validation images"
 
 
-def arms_text(arms: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row per arm of a run: overall, shots, and the worst group where there are groups."""
-    grouped = any(table["groups"] for table in arms.values())
-    header = ["test accuracy in %", "overall", *SHOT_RANGES, *(["worst group"] if grouped else [])]
-    rows: list[Sequence[object]] = [header]
-    for arm, table in arms.items():
-        cells = [table["overall"], *(table["shots"][shot] for shot in SHOT_RANGES)]
-        cells += [table["worst_group"]] if grouped else []
-        rows.append([arm, *(_number(cell["accuracy"]) for cell in cells)])
-    return aligned(rows)
+def arms_text(arms: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]) -> str:
+    """A row per arm of a run: overall, shots, and the worst group where there are groups.
+
+    An arm given as a table per training seed shows their mean, standard deviation and standard error.
+    """
+    seeds = {arm: [table] if isinstance(table, Mapping) else table for arm, table in arms.items()}
+    tables = [table for each in seeds.values() for table in each]
+    averaged = any(map(_averages_differ, tables))
+    grouped = any(table["groups"] for table in tables)
+    columns: dict[str, tuple[str, ...]] = {"overall": ("overall",)}
+    columns |= {"average over images": ("average",)} if averaged else {}
+    columns |= {shot: ("shots", shot) for shot in SHOTS}
+    columns |= {"worst group": ("worst_group",)} if grouped else {}
+    rows: list[Sequence[object]] = [["test accuracy in %", *columns]]
+    for arm, each in seeds.items():
+        rows.append([arm, *(_over_seeds([_at(table, keys) for table in each]) for keys in columns.values())])
+    cells = {title: [_at(table, keys) for table in tables] for title, keys in columns.items()}
+    partly = {title: dict.fromkeys(map(_tested, row)) for title, row in cells.items()}
+    remarks = {f"{title}: {words}": None for title, several in partly.items() for words in several if words}
+    if any(len(each) > 1 for each in seeds.values()):
+        remarks["mean ± standard deviation over training seeds (standard error of the mean)"] = None
+    return "\n".join([aligned(rows), *remarks])
 
 
 def _lacking_text(described: Mapping[str, Any]) -> list[str]:
@@ -165,6 +200,43 @@ def _group_table(described: Mapping[str, Any]) -> str:
             "group is sought without them"
         )
     return text
+
+
+def _at(table: Mapping[str, Any], keys: Sequence[str]) -> Cell:
+    cell: Any = table
+    for key in keys:
+        cell = cell.get(key, {})
+    return cell  # type: ignore[no-any-return]
+
+
+def _over_seeds(cells: Sequence[Cell]) -> str:
+    known = [value for cell in cells if (value := cell.get("accuracy")) is not None and not math.isnan(value)]
+    if len(known) < 2:
+        return _number(known[0] if known else None)
+    deviation = stdev(known)
+    return f"{fmean(known):.1f} ± {deviation:.1f} ({deviation / math.sqrt(len(known)):.1f})"
+
+
+def _averages_differ(table: Mapping[str, Any]) -> bool:
+    """Means over classes and over images, in print; a table of an earlier version has no such average."""
+    return _number(table["overall"]["accuracy"]) != _number(table.get("average", table["overall"])["accuracy"])
+
+
+def _partly(cell: Cell) -> str:
+    words = _tested(cell)
+    return f", {words}" if words else ""
+
+
+def _tested(cell: Cell) -> str:
+    kind = "classes" if "classes" in cell else "groups"
+    return tested_words(cell.get(kind, 0), cell.get("of", 0), kind)
+
+
+def _bias(table: Mapping[str, Any]) -> list[str]:
+    """What the lowest of many accuracies is off by, where it shows."""
+    worst = table["worst_group"]
+    words = bias_words(worst.get("bias"), worst.get("groups", 0))
+    return [f"{words}; its interval allows for that."] if words else []
 
 
 def _cell(cell: Cell) -> tuple[str, str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -90,3 +90,15 @@ def mean_class_accuracy(hits: npt.NDArray[Any]) -> float:
     """[2, C] of `class_hits` -> mean over the classes that have images, in %."""
     right, count = hits
     return float(100 * np.mean(right[count > 0] / count[count > 0]))
+
+
+def image_accuracy(hits: npt.NDArray[Any]) -> float:
+    """[2, C] of `class_hits` -> mean over the images, in %."""
+    right, count = hits.sum(axis=1)
+    return float(100 * right / count)
+
+
+SELECT_BY: dict[str, Callable[[npt.NDArray[Any]], float]] = {
+    "class_mean": mean_class_accuracy,
+    "image_mean": image_accuracy,
+}

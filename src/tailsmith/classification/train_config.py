@@ -52,6 +52,7 @@ class TrainConfig:
     label_smoothing: float = 0.0
     ema_decay: float = 0.0  # 0 = off; else averaged weights are what is evaluated and selected
     evaluate_every: int = 100  # steps between looks at the validation images; the last step is always one
+    select_by: str = "class_mean"  # the validation accuracy that selects: class_mean | image_mean
     precision: str = "fp32"  # fp32 | bf16 (autocast)
     stage_two: StageTwoConfig | None = None  # then train the last layer alone; None = one stage
     seed: int = 0

@@ -20,7 +20,7 @@ import torch
 from tailsmith.classification.backbones import check_backbone, create_backbone, last_layer
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.losses import LOSSES, PRIOR_KINDS, mixture, source_priors
-from tailsmith.classification.prediction import Indexable, check_images, predict, predict_with_features
+from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images, predict, predict_with_features
 from tailsmith.classification.resampling import RESAMPLING, Rows, class_shares, epoch_rows
 from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 from tailsmith.classification.training_loop import (
@@ -60,7 +60,7 @@ def train_classifier(
     augment: Augment | None = None,  # a CPU generator, whatever device the images are on
     groups: npt.ArrayLike | None = None,  # [n] int, for resampling "group_balanced"
 ) -> Iterator[StepRecord]:
-    """Train on real and synthetic rows; select by mean class accuracy on validation (of equals the later).
+    """Train on real and synthetic rows; select by `config.select_by` on validation (of equals the later).
 
     With `config.stage_two` the classifier selected so far gets its last layer trained on, and the selection goes on.
     Bad input is a ValueError here, before the first step; a loss that is no longer finite is one there.
@@ -88,12 +88,13 @@ def train_classifier(
 
 
 def check_train_config(config: TrainConfig) -> None:
-    """ValueError for a backbone, method, prior, resampling or precision that doesn't exist, naming those that do."""
+    """ValueError for a backbone, method, prior or other choice that doesn't exist, naming those that do."""
     check_backbone(config.backbone)
     choices: dict[str, Collection[str]] = {
         "method": LOSSES,
         "prior": PRIOR_KINDS,
         "resampling": RESAMPLING,
+        "select_by": SELECT_BY,
         "precision": ("fp32", "bf16"),
     }
     chosen = {name: getattr(config, name) for name in choices}

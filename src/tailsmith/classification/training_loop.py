@@ -16,7 +16,7 @@ from tailsmith.classification.backbones import last_layer
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.meta_sampler import MetaSampler, initial_scores, meta_gradient
 from tailsmith.classification.optimization import average_decay, learning_rate_at, sgd, update_average
-from tailsmith.classification.prediction import Indexable, class_hits, mean_class_accuracy, predict, to_unit_range
+from tailsmith.classification.prediction import SELECT_BY, Indexable, class_hits, predict, to_unit_range
 from tailsmith.classification.resampling import Rows, batches, class_shares
 from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 
@@ -36,7 +36,7 @@ class StepRecord:
     steps: int
     loss: float  # mean over the global batch
     learning_rate: float
-    validation: float | None  # mean class accuracy in %, where the step was evaluated
+    validation: float | None  # accuracy in % that selects, where the step was evaluated
     classifier: Classifier | None  # on the last step: the one selected on validation, in evaluation mode
 
 
@@ -111,7 +111,7 @@ def run_stage(
             update_average(average, classifier, average_decay(step, config.ema_decay))
         score = None
         if step == config.steps or step % config.evaluate_every == 0:
-            score = _validate(average, stage.validation, accelerator)
+            score = _validate(average, stage, accelerator)
             selection.offer(average, score)
         kept = selection.finished() if done + step == total else None
         yield StepRecord(done + step, total, mean, rate, score, kept)
@@ -219,18 +219,20 @@ def _precision(config: TrainConfig, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def _validate(classifier: Classifier, validation: Examples | None, accelerator: Accelerator) -> float | None:
-    """Mean class accuracy in %, each process predicting its part; None without validation images."""
+def _validate(classifier: Classifier, stage: Stage, accelerator: Accelerator) -> float | None:
+    """Accuracy in % as `select_by` has it, each process predicting its part; None without validation images."""
     if accelerator.num_processes > 1:
         for buffer in classifier.buffers():
             torch.distributed.broadcast(buffer, src=0)
+    validation = stage.validation
     if validation is None:
         return None
     rows = _own(np.arange(len(validation.labels)), accelerator)
     logits = predict(classifier, validation.images, rows=rows)
     predicted = logits.argmax(1).numpy()
     hits = torch.from_numpy(class_hits(predicted, validation.labels[rows], len(classifier.class_names)))
-    return mean_class_accuracy(accelerator.reduce(hits.to(accelerator.device), reduction="sum").cpu().numpy())
+    everyones = accelerator.reduce(hits.to(accelerator.device), reduction="sum").cpu().numpy()
+    return SELECT_BY[stage.config.select_by](everyones)
 
 
 def _finite(loss: float, step: int, config: TrainConfig) -> float:

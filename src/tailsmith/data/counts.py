@@ -8,10 +8,7 @@ from typing import Any
 import numpy as np
 
 from tailsmith.data.dataset import SPLITS, Dataset, Ints
-
-MANY_ABOVE = 100  # many: n > 100, medium: 20 <= n <= 100, few: n < 20 (Liu et al. 2019; formulas 6.0)
-FEW_BELOW = 20
-SHOTS = ("many", "medium", "few")
+from tailsmith.strata import SHOTS, shots
 
 
 def class_counts(dataset: Dataset, split: str = "train") -> Ints:
@@ -24,11 +21,6 @@ def group_counts(dataset: Dataset, split: str = "train") -> Ints:
     shape = (len(dataset.class_names), len(dataset.attribute_names))
     groups = dataset.split(split).groups
     return np.bincount(groups[groups >= 0], minlength=shape[0] * shape[1]).astype(np.int64).reshape(shape)
-
-
-def shots(counts: Ints | Sequence[int]) -> tuple[str, ...]:
-    """Training counts -> "many" (> 100), "medium" (20..100) or "few" (< 20), one per class."""
-    return tuple("many" if count > MANY_ABOVE else "few" if count < FEW_BELOW else "medium" for count in counts)
 
 
 def imbalance_factor(counts: Ints | Sequence[int]) -> float:
@@ -48,7 +40,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "images": len(dataset),
         "splits": {split: len(dataset.split(split)) for split in SPLITS},
         "imbalance_factor": imbalance_factor(train),
-        "shots": {shot: shots(train).count(shot) for shot in SHOTS},
+        "shots": {shot: int((shots(train) == shot).sum()) for shot in SHOTS},
         "classes": _describe_classes(dataset),
         "untested": _without(dataset, "test"),
         "unvalidated": _without(dataset, "val"),
@@ -62,7 +54,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 def _describe_classes(dataset: Dataset) -> dict[str, dict[str, Any]]:
     counts = [class_counts(dataset, split).tolist() for split in SPLITS]
     described = {}
-    for name, shot, *numbers in zip(dataset.class_names, shots(counts[0]), *counts, strict=True):
+    for name, shot, *numbers in zip(dataset.class_names, shots(counts[0]).tolist(), *counts, strict=True):
         described[name] = {**dict(zip(SPLITS, numbers, strict=True)), "shot": shot}
     return described
 

@@ -51,9 +51,7 @@ def accuracy_table(
         "overall": _mean_cell(right, n, "classes"),
         "average": _cell(right.sum(keepdims=True), n.sum(keepdims=True)),
         "shots": {name: _mean_cell(right[shot == name], n[shot == name], "classes") for name in SHOTS},
-        "classes": {
-            name: {**_cell(right[[c]], n[[c]]), "shot": str(shot[c])} for c, name in enumerate(class_names)
-        },
+        "classes": {name: {**_cell(right[[c]], n[[c]]), "shot": str(shot[c])} for c, name in enumerate(class_names)},
     }
     in_group, group_n = hits[:, 1:].ravel(), counts[:, 1:].ravel()
     group_names = [f"{label} in {name}" for label in class_names for name in names]

@@ -61,6 +61,7 @@ def render_report(data: ReportData) -> str:
         "legend": sections.legend(data, colours),
         "counts": sections.counts(data),
         "accuracy": sections.accuracy(data, arms, colours),
+        "remarks": sections.remarks(arms),
         "classes": sections.classes(data, arms, colours),
         "groups": sections.groups(data, arms, colours),
         "confusions": sections.confusions(data, baseline, best),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from tailsmith.report.results import GROUP_SHOTS, SHOTS, Arm, Cell, Difference, difference
+from tailsmith.report.results import GROUP_SHOT_TITLES, SHOT_TITLES, Arm, Cell, Difference, difference
+from tailsmith.text_tables import bias_words
 
 # What a run is for, most telling first: the first that both arms have makes the headline.
 GOALS = {
@@ -17,14 +18,24 @@ SCOPES = {"few-shot accuracy": " of the few-shot classes", "worst-group accuracy
 
 
 def measures(arms: Sequence[Arm]) -> dict[str, tuple[str, ...]]:
-    """Column title -> keys into an accuracy table; group columns only where some arm has groups."""
+    """Column title -> keys into an accuracy table; group columns only where some arm has groups.
+
+    The mean over images, as group benchmarks have it, stands beside that over classes where they differ in print.
+    """
     found: dict[str, tuple[str, ...]] = {"Overall": ("overall",)}
-    found |= {title: ("shots", shot) for shot, title in SHOTS.items()}
+    if any(averages_differ(arm.cell("overall"), arm.cell("average")) for arm in arms):
+        found["Average over images"] = ("average",)
+    found |= {title: ("shots", shot) for shot, title in SHOT_TITLES.items()}
     if any(arm.names("groups") for arm in arms):
         used = {name for arm in arms for name in arm.names("group_shots")}
-        found |= {title: ("group_shots", shot) for shot, title in GROUP_SHOTS.items() if shot in used}
+        found |= {title: ("group_shots", shot) for shot, title in GROUP_SHOT_TITLES.items() if shot in used}
         found["Worst group"] = ("worst_group",)
     return found
+
+
+def averages_differ(overall: Cell, average: Cell) -> bool:
+    """Means over classes and over images, to the decimal that is shown; False where one is missing."""
+    return not (overall.missing or average.missing) and abs(overall.accuracy - average.accuracy) >= 0.05
 
 
 def headline(baseline: Arm, best: Arm) -> str:
@@ -52,8 +63,11 @@ def lead(baseline: Arm, best: Arm, added: int) -> list[str]:
     if baseline.name == best.name:
         return [_alone(baseline, change.before)]
     images = f", which also trained on {added:,} synthetic images," if added else ""
-    on = f"on {change.after.n:,} real test images{SCOPES.get(goal, '')}"
+    partly = f" ({change.after.partly})" if change.after.partly else ""
+    on = f"on {change.after.n:,} real test images{SCOPES.get(goal, '')}{partly}"
     sentences = [f"“{best.name}”{images} against “{baseline.name}”, {on}.", _how_sure(goal, change)]
+    if downwards := bias_of(change.after):
+        sentences.append(downwards)
     if goal != "overall accuracy":
         total = difference(baseline, best, "overall")
         figures = f"{signed(total.gain)} ({interval_of(total)})"
@@ -79,6 +93,13 @@ def feedback_verdict(goal: str, name: str, reference: str, change: Difference) -
     return f"“{name}” against “{reference}”: {words[change.verdict]}, {figures}."
 
 
+def bias_of(cell: Cell) -> str:
+    """What a minimum over few images is off by, in a sentence; empty where it's nothing, or unknown."""
+    words = bias_words(cell.bias, cell.tested)
+    allowed = "; its 95 % interval allows for that" if cell.seeds == 1 else ""
+    return f"{words}{allowed}." if words else ""
+
+
 def signed(value: float) -> str:
     """+1.2, −1.2 (with a true minus sign), ±0.0."""
     if math.isnan(value):
@@ -96,7 +117,8 @@ def _arrow(change: Difference) -> str:
 
 def _alone(arm: Arm, cell: Cell) -> str:
     spread = "95 % interval" if cell.seeds == 1 else f"mean ± std over {cell.seeds} seeds"
-    return f"“{arm.name}”, on {cell.n:,} test images ({spread}: {cell.low:.1f} to {cell.high:.1f})."
+    partly = f"; {cell.partly}" if cell.partly else ""
+    return f"“{arm.name}”, on {cell.n:,} test images ({spread}: {cell.low:.1f} to {cell.high:.1f}{partly})."
 
 
 def _how_sure(goal: str, change: Difference) -> str:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-SHOTS = {"many": "Many (> 100)", "medium": "Medium (20–100)", "few": "Few (< 20)"}
-GROUP_SHOTS = {
-    "majority": "Majority groups",
-    "medium": "Medium groups",
-    "minority": "Minority groups",
-    "unseen": "Unseen groups",
-}
+from tailsmith.metrics.paired import paired_interval
+from tailsmith.strata import GROUP_SHOTS, SHOT_RANGES
+from tailsmith.text_tables import tested_words
+
+# Titles of columns
+SHOT_TITLES = {shot: f"{shot.capitalize()} ({span.replace('..', '–')})" for shot, span in SHOT_RANGES.items()}
+GROUP_SHOT_TITLES = {shot: f"{shot.capitalize()} groups" for shot in GROUP_SHOTS}
+INDEPENDENT = "from the intervals of both arms, taken as independent"
 
 
 @dataclass(frozen=True)
 class Cell:
     """An accuracy in percent on `n` test images.
 
-    [low, high] is a 95 % interval of one seed, or mean ± standard deviation over several.
+    [low, high] is a 95 % interval of one seed, or mean ± standard deviation over several. A mean is over `tested` of
+    the `of` classes or groups (`kind`) that it is about: the others have no test image. `bias` is what a minimum is
+    expected to be off by.
     """
 
     accuracy: float = math.nan
@@ -31,10 +34,24 @@ class Cell:
     low: float = math.nan
     high: float = math.nan
     seeds: int = 1
+    kind: str = ""
+    tested: int = 0
+    of: int = 0
+    bias: float = 0.0
 
     @property
     def missing(self) -> bool:
         return math.isnan(self.accuracy)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean over seeds; NaN for one."""
+        return (self.high - self.low) / 2 / math.sqrt(self.seeds) if self.seeds > 1 else math.nan
+
+    @property
+    def partly(self) -> str:
+        """Which classes or groups the number leaves out, in words: "3 of 5 classes have test images"."""
+        return tested_words(self.tested, self.of, self.kind)
 
 
 @dataclass(frozen=True)
@@ -91,9 +108,9 @@ def read_arm(name: str, tables: Mapping[str, Any] | Sequence[Mapping[str, Any]])
 def difference(before: Arm, after: Arm, *keys: str) -> Difference:
     """How far `after` is above `before` at e.g. ("shots", "few").
 
-    Equally many seeds (two or more) are paired: a t interval over their differences. Otherwise the two
-    intervals (means over seeds) are combined as if independent (Newcombe 1998, method 10), which is wide for
-    arms that share a test set.
+    Equally many seeds (two or more) are paired: a t interval over their differences. Of one seed each, on the same
+    test images, the images are paired (`metrics.paired`). Otherwise the two intervals (means over seeds) are combined
+    as if independent (Newcombe 1998, method 10).
     """
     one, two = before.cells(*keys), after.cells(*keys)
     paired = [b.accuracy - a.accuracy for a, b in zip(one, two, strict=False) if not (a.missing or b.missing)]
@@ -101,17 +118,16 @@ def difference(before: Arm, after: Arm, *keys: str) -> Difference:
     if len(one) == len(two) == len(paired) > 1:
         gain, half = float(np.mean(paired)), _t_half_width(paired)
         return Difference(start, end, gain, gain - half, gain + half, f"over {len(paired)} paired seeds")
-    gain = end.accuracy - start.accuracy
+    gain, basis = end.accuracy - start.accuracy, INDEPENDENT
+    if len(one) == len(two) == len(paired) == 1:
+        found = paired_interval(before.tables[0], after.tables[0], keys)
+        if found is not None:
+            return Difference(start, end, gain, found.low, found.high, "in pairs, over the same test images")
+        if before.tables[0].get("images") and after.tables[0].get("images"):
+            basis += ", as their test images differ"
     (a_down, a_up), (b_down, b_up) = _reach(one), _reach(two)
     low, high = gain - math.hypot(b_down, a_up), gain + math.hypot(b_up, a_down)
-    return Difference(start, end, gain, low, high, "from the intervals of both arms, taken as independent")
-
-
-def shot_of(count: int) -> str:
-    """The shot of a class with so many training images."""
-    if count > 100:
-        return "many"
-    return "medium" if count >= 20 else "few"
+    return Difference(start, end, gain, low, high, basis)
 
 
 def _reach(cells: Sequence[Cell]) -> tuple[float, float]:
@@ -132,8 +148,11 @@ def _read_cell(table: Mapping[str, Any], keys: Sequence[str]) -> Cell:
         raw = (raw or {}).get(key)
     if not raw:
         return Cell()
-    number = {key: _number(raw.get(key)) for key in ("accuracy", "low", "high")}
-    return Cell(number["accuracy"], int(raw.get("n") or 0), number["low"], number["high"])
+    accuracy, low, high = (_number(raw.get(key)) for key in ("accuracy", "low", "high"))
+    kind = next((kind for kind in ("classes", "groups") if kind in raw), "")
+    tested, of = int(raw.get(kind) or 0), int(raw.get("of") or 0)
+    bias = 0.0 if "bias" not in raw else _number(raw["bias"])
+    return Cell(accuracy, int(raw.get("n") or 0), low, high, kind=kind, tested=tested, of=of, bias=bias)
 
 
 def _number(value: Any) -> float:
@@ -144,7 +163,9 @@ def _merge(cells: Sequence[Cell]) -> Cell:
     """One cell for several seeds: their mean, and mean ± standard deviation; missing cells drop out."""
     known = [cell for cell in cells if not cell.missing]
     if len(known) <= 1:
-        return known[0] if known else Cell()
+        return known[0] if known else next(iter(cells), Cell())
     values = [cell.accuracy for cell in known]
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
-    return Cell(mean, max(cell.n for cell in known), mean - std, mean + std, len(known))
+    largest = max(known, key=lambda cell: cell.n)
+    bias = float(np.mean([cell.bias for cell in known]))
+    return replace(largest, accuracy=mean, low=mean - std, high=mean + std, seeds=len(known), bias=bias)

@@ -11,8 +11,9 @@ import numpy as np
 from markupsafe import Markup
 
 from tailsmith.report import charts
-from tailsmith.report.headline import measures, signed
-from tailsmith.report.results import SHOTS, Arm, Cell, Difference, difference, shot_of
+from tailsmith.report.headline import bias_of, measures, signed
+from tailsmith.report.results import SHOT_TITLES, Arm, Cell, Difference, difference
+from tailsmith.strata import SHOTS, shots
 
 if TYPE_CHECKING:
     from tailsmith.report.document import ReportData
@@ -73,8 +74,9 @@ def counts(data: ReportData) -> dict[str, Any]:
     shown = dict(list(real.items())[-MOST_CLASSES:])
     after = {name: max(target.get(name, n), n) for name, n in real.items()}
     per_shot = []
-    for shot, title in SHOTS.items():
-        names = [name for name, n in real.items() if shot_of(n) == shot]
+    shot_of = dict(zip(real, shots(list(real.values())), strict=True))
+    for shot, title in SHOT_TITLES.items():
+        names = [name for name in real if shot_of[name] == shot]
         before, total = sum(real[name] for name in names), sum(after[name] for name in names)
         per_shot.append({"title": title, "classes": len(names), "real": before, "synthetic": total - before})
     few_words = f"Training images per class: {sum(real.values()):,} real, {added_images(data):,} synthetic"
@@ -98,6 +100,19 @@ def accuracy(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, in
     drawn = (Markup(charts.intervals_chart(known, colours, label)),) if known else ()
     body = tuple((name, None, tuple(cells[name] for cells in rows.values())) for name in arms)
     return Table(tuple(columns), body, drawn)
+
+
+def remarks(arms: Mapping[str, Arm]) -> list[str]:
+    """What the numbers of every arm leave out, and by how much the worst group of each is biased."""
+    columns = measures(list(arms.values()))
+    found = []
+    for title, keys in columns.items():
+        partly = dict.fromkeys(cell.partly for arm in arms.values() if (cell := arm.cell(*keys)).partly)
+        found += [f"{title}: {words}." for words in partly]
+    for name, arm in arms.items():
+        if words := bias_of(arm.cell("worst_group")):
+            found.append(f"Worst group of “{name}”: {words[0].lower()}{words[1:]}")
+    return found
 
 
 def classes(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, int]) -> Table | None:
@@ -180,9 +195,10 @@ def _sorted_counts(data: ReportData) -> dict[str, int]:
 
 
 def _by_shot(matrix: np.ndarray, names: Sequence[str], counts: Mapping[str, int]) -> tuple[np.ndarray, list[str]]:
-    shots = [shot for shot in SHOTS if any(shot_of(counts.get(name, 0)) == shot for name in names)]
-    member = np.array([[shot_of(counts.get(name, 0)) == shot for name in names] for shot in shots])  # [S, C]
-    return member.astype(float) @ matrix @ member.T, [SHOTS[shot] for shot in shots]
+    of_class = shots([counts.get(name, 0) for name in names])
+    used = [shot for shot in SHOTS if shot in of_class]
+    member = np.array([of_class == shot for shot in used])  # [S, C]
+    return member.astype(float) @ matrix @ member.T, [SHOT_TITLES[shot] for shot in used]
 
 
 def _duration(seconds: float) -> str:

@@ -26,6 +26,7 @@ from tailsmith.files import read_json, write_json
 from tailsmith.metrics.samples import agreement
 from tailsmith.run_directory import RunDirectory
 from tailsmith.sample_study import load_judge
+from tailsmith.strata import SHOTS
 from tailsmith.synthesis.generators import load_generator
 
 CEILING = "real_images"  # topped up with as many real images instead
@@ -163,7 +164,7 @@ def _row(directory: RunDirectory, arm: str, method: str, synthetic: Dataset | No
     table = directory.evaluation(arm)
     assert table is not None
     test = {"overall": table["overall"]["accuracy"], "worst_group": table["worst_group"]["accuracy"]}
-    test |= {shot: table["shots"][shot]["accuracy"] for shot in ("many", "medium", "few")}
+    test |= {shot: table["shots"][shot]["accuracy"] for shot in SHOTS}
     test |= {f"groups_{shot}": cell["accuracy"] for shot, cell in table.get("group_shots", {}).items()}
     history = read_json(directory.arm(arm) / "history.json")
     row = {
