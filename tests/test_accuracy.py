@@ -1,13 +1,17 @@
-"""Accuracy tables against sklearn, slow loops and an image-by-image bootstrap."""
+"""Accuracy tables against sklearn, scipy, slow loops and resampling image by image; test_intervals.py has coverage."""
 
 import json
 import math
+import time
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
 
-from tailsmith.metrics.accuracy import accuracy_table, group_shots, shots, summarise
+from tailsmith.files import to_json
+from tailsmith.metrics.accuracy import accuracy_table, summarise
+from tailsmith.strata import group_shots, shots
 
 CLASSES, CONTEXTS = ("sandal", "coat", "bag", "shirt"), ("rock", "water")
 
@@ -71,39 +75,83 @@ def test_groups_equal_a_slow_loop():
     )
 
 
-def test_bootstrap_intervals_equal_resampling_image_by_image():
-    predictions, labels, _ = example(200)
-    table = table_of(predictions, labels, bootstrap=4000)
+def test_cells_of_one_class_or_group_have_wilson_intervals():
+    predictions, labels, attributes = example(200)
+    table = table_of(predictions, labels, attributes)
+    right = predictions == labels
+    chosen = {("classes", name): labels == c for c, name in enumerate(CLASSES)}
+    chosen |= {("groups", "coat in water"): (labels == 1) & (attributes == 1), ("average",): labels >= 0}
+    for keys, rows in chosen.items():
+        cell = table[keys[0]] if len(keys) == 1 else table[keys[0]][keys[1]]
+        ends = stats.binomtest(int(right[rows].sum()), int(rows.sum())).proportion_ci(method="wilson")
+        assert (cell["low"], cell["high"]) == pytest.approx((100 * ends.low, 100 * ends.high), abs=1e-4)
+
+
+def test_the_interval_of_a_mean_over_classes_is_that_of_resampling_image_by_image_where_images_are_many():
+    predictions, labels, _ = example(2000)
     rng = np.random.default_rng(1)
-    replicates = np.empty((2000, 4))
-    for b in range(2000):
-        for c in range(4):
-            rows = rng.choice(np.flatnonzero(labels == c), size=(labels == c).sum())
-            replicates[b, c] = 100 * np.mean(predictions[rows] == c)
-    for c, name in enumerate(CLASSES):
-        low, high = np.percentile(replicates[:, c], [2.5, 97.5])
-        assert table["classes"][name]["low"] == pytest.approx(low, abs=2.5)  # steps of one image are 2 %
-        assert table["classes"][name]["high"] == pytest.approx(high, abs=2.5)
-    low, high = np.percentile(replicates.mean(1), [2.5, 97.5])
-    assert (table["overall"]["low"], table["overall"]["high"]) == pytest.approx((low, high), abs=0.8)
+    replicates = np.empty((1000, 4))
+    for c in range(4):
+        right = predictions[labels == c] == c
+        replicates[:, c] = 100 * rng.choice(right, size=(1000, len(right))).mean(1)
+    overall = table_of(predictions, labels)["overall"]
+    assert (overall["low"], overall["high"]) == pytest.approx(np.percentile(replicates.mean(1), [2.5, 97.5]), abs=0.25)
 
 
-def test_the_interval_of_the_worst_group_is_that_of_the_minimum():
+def test_no_interval_is_without_width_at_0_and_100_percent():
+    labels, attributes = np.repeat(np.arange(4), 2), np.tile([0, 1], 4)
+    for predictions in (labels, (labels + 1) % 4):
+        table = table_of(predictions, labels, attributes, train_group_counts=np.full((4, 2), 5))
+        cells = [table["overall"], table["average"], table["worst_group"], table["shots"]["few"]]
+        cells += [table["group_shots"]["minority"], *table["classes"].values(), *table["groups"].values()]
+        assert all(cell["accuracy"] in (0, 100) and cell["high"] - cell["low"] > 10 for cell in cells)
+
+
+def test_the_worst_groups_interval_allows_for_the_bias_of_a_minimum():
     labels, attributes = np.repeat(np.arange(4), 40), np.tile(np.arange(2), 80)
     predictions = np.where(np.arange(160) // 2 % 2 == 0, labels, (labels + 1) % 4)  # 50 % in all eight groups
-    table = table_of(predictions, labels, attributes, bootstrap=2000)
-    one = table["groups"]["sandal in rock"]
-    assert table["worst_group"]["accuracy"] == one["accuracy"] == 50
-    assert table["worst_group"]["high"] < one["high"]
-    assert table["worst_group"]["low"] <= one["low"]
+    worst = table_of(predictions, labels, attributes, bootstrap=1000)["worst_group"]
+    assert (worst["accuracy"], worst["groups"], worst["of"]) == (50, 8, 8)
+    assert worst["bias"] < -5
+    assert worst["low"] < 50 < 50 - worst["bias"] < worst["high"]
 
 
-def test_seeds_decide_the_intervals_and_nothing_else():
+def test_seeds_decide_the_worst_groups_interval_and_nothing_else():
     predictions, labels, attributes = example()
     first, same, other = (table_of(predictions, labels, attributes, seed=seed) for seed in (0, 0, 1))
     assert first == same
-    assert first["overall"]["accuracy"] == other["overall"]["accuracy"]
-    assert first["overall"]["low"] != other["overall"]["low"]
+    assert first["worst_group"].pop("high") != other["worst_group"].pop("high")
+    for each in (first, other):
+        del each["worst_group"]["low"], each["worst_group"]["bias"]
+    assert first == other
+
+
+def test_the_average_is_over_images_and_overall_over_classes():
+    labels = np.array([0] * 8 + [1] * 2)
+    table = table_of(np.array([0] * 8 + [0, 1]), labels)
+    assert (table["average"]["accuracy"], table["average"]["n"]) == (90, 10)
+    assert table["overall"]["accuracy"] == 75
+
+
+def test_means_say_of_how_many_classes_and_groups_there_are_test_images():
+    counts = {"train_counts": [500, 10, 10, 5], "train_group_counts": [400, 100, 5, 5, 5, 5, 5, 0]}
+    table = table_of(np.array([0, 1, 1]), np.array([0, 0, 1]), np.array([0, 1, 0]), **counts)
+    few, minority, worst = table["shots"]["few"], table["group_shots"]["minority"], table["worst_group"]
+    assert (few["classes"], few["of"]) == (1, 3)
+    assert (table["overall"]["classes"], table["overall"]["of"]) == (2, 4)
+    assert (minority["groups"], minority["of"]) == (1, 5)
+    assert (worst["groups"], worst["of"]) == (3, 8)
+    assert table["classes"]["coat"]["shot"] == "few"
+    assert table["groups"]["sandal in rock"]["shot"] == "majority"
+
+
+def test_the_record_of_images_is_small_and_fast():
+    labels = np.repeat(np.arange(1000), 50)
+    begin = time.monotonic()
+    table = accuracy_table(labels, labels, class_names=[f"class {c}" for c in range(1000)], train_counts=[9] * 1000)
+    assert time.monotonic() - begin < 5
+    assert len(to_json(table["images"])) < 400_000
+    assert table["images"]["correct"] == "1" * 50_000
 
 
 def test_absent_classes_groups_and_shots_are_nan_and_left_out_of_means():
@@ -115,7 +163,9 @@ def test_absent_classes_groups_and_shots_are_nan_and_left_out_of_means():
     assert table["groups"]["sandal in water"]["n"] == 0
     assert table["overall"]["accuracy"] == 75
     assert table["worst_group"]["group"] == "sandal in rock"
-    assert table["classes"]["coat"] == {"accuracy": 100.0, "n": 1, "low": 100.0, "high": 100.0}
+    assert table["classes"]["coat"] == {
+        "accuracy": 100.0, "n": 1, "low": pytest.approx(20.65, abs=0.01), "high": 100.0, "shot": "medium"
+    }  # fmt: skip
 
 
 def test_without_images_or_attributes_everything_is_nan():
@@ -128,11 +178,13 @@ def test_without_images_or_attributes_everything_is_nan():
     assert "group_shots" not in table
 
 
-def test_tables_are_json_and_zero_replicates_mean_no_interval():
+def test_tables_are_json_and_zero_replicates_mean_no_interval_of_the_worst_group():
     predictions, labels, attributes = example()
     table = table_of(predictions, labels, attributes, train_group_counts=np.ones((4, 2)), bootstrap=0)
-    assert math.isnan(table["overall"]["low"])
-    assert json.loads(json.dumps(table))["overall"]["accuracy"] == table["overall"]["accuracy"]
+    assert math.isnan(table["worst_group"]["low"])
+    assert not math.isnan(table["overall"]["low"])
+    assert json.loads(json.dumps(table))["overall"] == table["overall"]
+    assert json.loads(json.dumps(table))["images"] == table["images"]
 
 
 def test_shot_boundaries():
@@ -150,9 +202,13 @@ def test_summarise_gives_mean_and_spread_over_seeds():
     assert cell == {
         "accuracy": pytest.approx(np.mean(overall)),
         "std": pytest.approx(np.std(overall, ddof=1)),
+        "standard_error": pytest.approx(stats.sem(overall)),
         "seeds": 3,
     }
     assert summarise(tables)["classes"]["coat"]["seeds"] == 3
+    assert "images" not in summarise(tables) and "confusion" not in summarise(tables)
+    earlier = {key: value for key, value in tables[0].items() if key not in ("images", "average")}
+    assert summarise([earlier, *tables[1:]])["overall"] == cell  # tables of an earlier version have neither
 
 
 def test_summarise_leaves_out_nan_and_null():
@@ -181,6 +237,7 @@ def test_summarise_refuses_nothing_and_different_tasks():
         ({"predictions": np.array([0, -1, 2])}, r"predictions should be in 0..3, got -1..2"),
         ({"attributes": np.array([0, 1])}, r"attributes should be integers \[3\]"),
         ({"attributes": np.array([0, 1, 2])}, r"attributes should be in -1..1, got 0..2"),
+        ({"image_ids": ["a", "b"]}, "image_ids should have 3 entries, one per label, got 2"),
         ({"train_counts": [1, 2]}, "train_counts should have 4 entries, got 2"),
         (
             {"attributes": np.array([0, 1, 1]), "train_group_counts": [1, 2]},

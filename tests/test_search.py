@@ -15,7 +15,7 @@ from tailsmith.classification.training import Diverged, TrainConfig, untrained_c
 from tailsmith.config import RunConfig, SearchConfig, SynthesisConfig, from_dict, to_dict
 from tailsmith.experiment import run
 from tailsmith.files import read_json
-from tailsmith.search import best_of_trials, drawn_settings, over_seeds
+from tailsmith.search import best_of_trials, drawn_settings, over_seeds, seed_tables
 
 NAMES = ("cat", "dog")
 TRAINING = TrainConfig(image_size=8, seed=40)
@@ -81,28 +81,30 @@ def test_the_best_on_validation_is_kept_of_equals_the_first(tmp_path):
     assert kept == {"trial-00", "trial-01"}  # the best so far, no others
 
 
-def test_the_chosen_setting_is_tested_over_seeds_the_trial_being_the_first(tmp_path):
-    fit = Fit(60.0, 80.0, 70.0, 80.0, 75.0, 10.0, 90.0)
-    first = best_of_trials(SEARCH, TRAINING, fit, tmp_path)
-    result = over_seeds(SEARCH, TRAINING, fit, lambda each: table(told(each)), table(told(first)), tmp_path)
+def test_the_chosen_setting_is_tested_over_new_seeds_and_the_chosen_trial_is_none_of_them(tmp_path):
+    fit = Fit(60.0, 80.0, 70.0, 80.0, 75.0, 10.0, 90.0, 35.0)
+    best_of_trials(SEARCH, TRAINING, fit, tmp_path)
+    result = over_seeds(SEARCH, TRAINING, fit, lambda each: table(told(each)), tmp_path)
     chosen = drawn_settings(SEARCH, TRAINING, 1)
-    assert [settings for settings, _ in fit.asked[5:]] == [replace(chosen, seed=41), replace(chosen, seed=42)]
-    assert result["chosen"] == 1 and result["training_seeds"] == [40, 41, 42]
+    assert [settings for settings, _ in fit.asked[5:]] == [replace(chosen, seed=seed) for seed in (41, 42, 43)]
+    assert result["chosen"] == 1 and result["training_seeds"] == [41, 42, 43]
     assert [trial["validation"] for trial in result["trials"]] == [60.0, 80.0, 70.0, 80.0, 75.0]
-    values = [80.0, 10.0, 90.0]
+    values = [10.0, 90.0, 35.0]  # without 80, which was selected
     assert result["test"]["overall"] == {
         "accuracy": pytest.approx(np.mean(values)),
         "std": pytest.approx(np.std(values, ddof=1)),
+        "standard_error": pytest.approx(np.std(values, ddof=1) / np.sqrt(3)),
         "seeds": 3,
     }
-    assert result["test"]["worst_group"]["accuracy"] == pytest.approx(30.0)
+    assert result["test"]["worst_group"]["accuracy"] == pytest.approx(22.5)
+    assert seed_tables(SEARCH, tmp_path) == [table(value) for value in values]
 
 
 def test_one_trial_and_one_seed_are_a_search_too(tmp_path):
-    search, fit = replace(SEARCH, trials=1, seeds=1), Fit(60.0)
-    first = best_of_trials(search, TRAINING, fit, tmp_path)
-    result = over_seeds(search, TRAINING, fit, pytest.fail, table(told(first)), tmp_path)
-    assert (result["chosen"], len(fit.asked), result["test"]["overall"]["accuracy"]) == (0, 1, 60.0)
+    search, fit = replace(SEARCH, trials=1, seeds=1), Fit(60.0, 70.0)
+    best_of_trials(search, TRAINING, fit, tmp_path)
+    result = over_seeds(search, TRAINING, fit, lambda each: table(told(each)), tmp_path)
+    assert (result["chosen"], len(fit.asked), result["test"]["overall"]["accuracy"]) == (0, 2, 70.0)
 
 
 def test_an_interrupted_search_goes_on_at_its_trial(tmp_path):
@@ -117,17 +119,17 @@ def test_an_interrupted_search_goes_on_at_its_trial(tmp_path):
 
 
 def test_interrupted_seeds_go_on_at_their_seed(tmp_path):
-    first = best_of_trials(SEARCH, TRAINING, Fit(60.0, 80.0, 70.0, 65.0, 75.0), tmp_path)
+    best_of_trials(SEARCH, TRAINING, Fit(60.0, 80.0, 70.0, 65.0, 75.0), tmp_path)
 
     def rest_of(fit: Callable[..., Classifier]) -> dict[str, Any]:
-        return over_seeds(SEARCH, TRAINING, fit, lambda each: table(told(each)), table(told(first)), tmp_path)
+        return over_seeds(SEARCH, TRAINING, fit, lambda each: table(told(each)), tmp_path)
 
     with pytest.raises(KeyboardInterrupt):
         rest_of(Fit(50.0, KeyboardInterrupt()))
-    fit = Fit(20.0)
+    fit = Fit(20.0, 5.0)
     result = rest_of(fit)
-    assert [settings.seed for settings, _ in fit.asked] == [42]
-    assert result["test"]["overall"]["accuracy"] == pytest.approx((80 + 50 + 20) / 3)
+    assert [settings.seed for settings, _ in fit.asked] == [42, 43]
+    assert result["test"]["overall"]["accuracy"] == pytest.approx((50 + 20 + 5) / 3)
     assert rest_of(pytest.fail) == result
 
 
@@ -135,7 +137,7 @@ def test_a_trial_that_diverges_has_lost(tmp_path):
     diverged = Diverged("training diverged: loss nan at step 3")
     classifier = best_of_trials(SEARCH, TRAINING, Fit(diverged, 0.0, diverged, 30.0, 20.0), tmp_path)
     assert told(classifier) == 30.0
-    result = over_seeds(replace(SEARCH, seeds=1), TRAINING, pytest.fail, pytest.fail, table(30.0), tmp_path)
+    result = over_seeds(replace(SEARCH, seeds=1), TRAINING, Fit(30.0), lambda each: table(told(each)), tmp_path)
     assert result["trials"][0]["validation"] is None and "loss nan at step 3" in result["trials"][0]["error"]
 
 
@@ -214,20 +216,26 @@ def test_a_run_searches_in_every_arm_and_goes_on_where_it_was_stopped(config, tm
         "train: erm trial 0",
         "train: erm trial 1",
         "train: erm trial 1",
+        "train: erm seed 1 of 2",
         "train: erm seed 2 of 2",
         "train: image_text trial 0",
         "train: image_text trial 1",
+        "train: image_text seed 1 of 2",
         "train: image_text seed 2 of 2",
     ]
     for arm in config.arms:
         folder = tmp_path / "run" / "arms" / arm
-        found, evaluation = read_json(folder / "search.json"), read_json(folder / "evaluation.json")
-        seeds = [evaluation, read_json(folder / "search" / "seed-1.json")]
+        found = read_json(folder / "search.json")
+        seeds = [read_json(folder / "search" / f"seed-{number}.json") for number in (1, 2)]
         scores = [trial["validation"] for trial in found["trials"]]
         assert found["chosen"] == int(np.argmax(scores))
         assert max(entry["validation"] for entry in read_json(folder / "history.json")) == max(scores)
         mean = np.mean([each["overall"]["accuracy"] for each in seeds])
         assert found["test"]["overall"]["accuracy"] == pytest.approx(mean)
+        assert read_json(tmp_path / "run" / "evaluation.json")["arms"][arm] == seeds
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "standard deviation over 2 seeds" in page and "(SE " in page
+    assert "Of 2 random settings of each arm, validation chose one" in page
     monkeypatch.setattr(stages, "train", lambda *_, **__: pytest.fail("trained again"))
     run(config, tmp_path / "run")
 

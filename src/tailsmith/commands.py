@@ -138,7 +138,8 @@ def train(
         return
     write_json(out / "history.json", classifier.history)
     classifier.save(out)
-    print(f"Validation accuracy (mean over classes): {best_validation(classifier.history)}")
+    over = "images" if train.select_by == "image_mean" else "classes"
+    print(f"Validation accuracy (mean over {over}): {best_validation(classifier.history)}")
     print(f"Classifier: {out}")
 
 

@@ -49,7 +49,6 @@ def write_run_report(
         environment=read_json(directory.path / "environment.json"),
         timings=directory.timings(),
         notes=_notes(config, dataset, best),
-        criterion_name=next(iter(study.values()))["criterion_name"] if study else "criterion",
     )
     return write_report(data, directory.path / "report.html")
 
@@ -147,7 +146,7 @@ def _pick(dataset: Dataset, label: int, attribute: int | None) -> list[Image.Ima
 
 
 def _trained(directory: RunDirectory, config: RunConfig, study: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The study's numbers under the name of the arm that used those very settings, so that it gets a verdict."""
+    """What each arm trained on, every request by the criterion that it followed; arms get a verdict."""
     found: dict[str, dict[str, Any]] = {}
     for arm in config.arms:
         changes = ARMS[arm]["synthesis"]
@@ -157,7 +156,10 @@ def _trained(directory: RunDirectory, config: RunConfig, study: dict[str, dict[s
         results = read_shards(folder, Plan.read(folder / "plan.parquet"))
         scale = float(changes.get("feedback_scale", config.synthesis.feedback_scale))
         found[arm] = {
-            "criterion": results["criterion_value"].tolist(),
+            "criteria": {
+                str(name): {"guiding": values.tolist()}
+                for name, values in results.groupby("criterion")["criterion_value"]
+            },
             "feedback_scale": scale,
             "skipped": {"feedback steps left unguided": int(results["skipped_steps"].sum())},
         }

@@ -1,7 +1,8 @@
 """What the samples are like, per feedback scale: the same few requests with and without feedback, seen by four eyes.
 
-The guiding classifier says whether the criterion rose; an independently trained one whether that is more than an
-adversarial pattern; a judge whether the label still holds; its features how far the samples are from real images.
+The guiding classifier says whether each criterion rose; an independently trained one whether that is more than an
+adversarial pattern; a judge whether the label still holds; its features how far the samples are from real images, and
+how much of them they cover.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from torch import Tensor
 from tailsmith import stages
 from tailsmith.classification.classifier import Classifier, load_classifier
 from tailsmith.classification.prediction import predict_with_features
-from tailsmith.config import RunConfig
+from tailsmith.config import ARMS, RunConfig
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
-from tailsmith.guidance.criteria import get_criterion
-from tailsmith.metrics.samples import agreement, frechet_distance
+from tailsmith.guidance.criteria import CRITERION_NAMES, ClassGaussians, get_criterion
+from tailsmith.metrics.samples import agreement, compare
 from tailsmith.run_directory import RunDirectory
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import make_plan
@@ -47,20 +48,41 @@ class Study:
 
 
 @dataclass(frozen=True)
+class Eye:
+    """A classifier that looks at the samples; the class Gaussians are there where hardness is asked for."""
+
+    classifier: Classifier
+    gaussians: ClassGaussians | None = None
+
+
+@dataclass(frozen=True)
 class Eyes:
     """Who looks at the samples; None where a run has no such classifier."""
 
-    guide: Classifier
-    independent: Classifier | None  # trained apart from the guide on the same real images
+    guiding: Eye
+    independent: Eye | None  # trained apart from the guide on the same real images
     judge: Classifier | None
 
 
 def study_samples(study: Study) -> dict[str, dict[str, Any]]:
-    """Setting -> {"criterion", "criterion_independent": [values], "judge_agreement", "frechet_distance", ...}."""
+    """Setting -> {"criteria": {name: {"guiding", "independent": [values]}}, "judge_agreement", distances, ...}."""
     judge = load_judge("label", study.dataset.class_names)
     independent = study.directory.classifier("balanced_softmax")
-    eyes = Eyes(study.guide, independent, judge or independent)
+    criteria = studied_criteria(study.config)
+
+    def eye(classifier: Classifier) -> Eye:
+        return Eye(classifier, stages.class_gaussians(study.dataset, classifier) if "hardness" in criteria else None)
+
+    eyes = Eyes(eye(study.guide), None if independent is None else eye(independent), judge or independent)
     return {name: _measure(study, eyes, name, changes) for name, changes in settings(study.config).items()}
+
+
+def studied_criteria(config: RunConfig) -> list[str]:
+    """All that guide in this run: those of its own settings, which the study's samples follow, and of its arms."""
+    arms = [(ARMS[arm]["synthesis"] or {}).get("criterion", ()) for arm in config.arms]
+    several = [[each] if isinstance(each, str) else each for each in (config.synthesis.criterion, *arms)]
+    used = {name for names in several for name in names}
+    return [name for name in CRITERION_NAMES if name in used]
 
 
 def settings(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -102,24 +124,19 @@ def _measure(study: Study, eyes: Eyes, name: str, changes: dict[str, Any]) -> di
     results = _render(study, name, changes)
     synthetic = synthetic_dataset(results, study.dataset)
     labels = synthetic.labels
-    criterion = study.config.synthesis.criterion
-    measure = criterion if isinstance(criterion, str) and criterion != "hardness" else "entropy"
-    guiding, _ = _look(eyes.guide, synthetic)
+    seen = {"guiding": eyes.guiding} | ({"independent": eyes.independent} if eyes.independent else {})
     measured: dict[str, Any] = {
-        "criterion_name": measure,
-        "criterion": _values(measure, guiding, labels),
+        "criteria": _values({who: (eye, _look(eye.classifier, synthetic)) for who, eye in seen.items()}, study, labels),
         "feedback_scale": float(changes["feedback_scale"]),
         "images": len(synthetic),
         "skipped": {"feedback steps left unguided": int(results["skipped_steps"].sum())},
         "seconds_per_image": float(results["seconds"].mean()),
     }
-    if eyes.independent is not None:
-        measured["criterion_independent"] = _values(measure, _look(eyes.independent, synthetic)[0], labels)
     if eyes.judge is not None:
         logits, features = _look(eyes.judge, synthetic)
         measured["judge_agreement"] = agreement(logits.numpy(), labels)
         _, real = _look(eyes.judge, _real_images(study.dataset, labels))
-        measured["frechet_distance"] = frechet_distance(real.numpy(), features.numpy())
+        measured |= compare(real.numpy(), features.numpy())
     return measured
 
 
@@ -147,9 +164,17 @@ def _look(classifier: Classifier, dataset: Dataset) -> tuple[Tensor, Tensor]:
     return predict_with_features(classifier, ImageArray(dataset, classifier.image_size))
 
 
-def _values(criterion: str, logits: Tensor, labels: NDArray[np.int64]) -> list[float]:
-    values: list[float] = get_criterion(criterion)(logits, logits, torch.tensor(labels)).tolist()
-    return [round(value, 5) for value in values]
+def _values(
+    seen: dict[str, tuple[Eye, tuple[Tensor, Tensor]]], study: Study, labels: NDArray[np.int64]
+) -> dict[str, dict[str, list[float]]]:
+    """Criterion -> who looks -> a value per image."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name in studied_criteria(study.config):
+        found[name] = {}
+        for who, (eye, (logits, features)) in seen.items():
+            values = get_criterion(name, eye.gaussians)(logits, features, torch.tensor(labels)).tolist()
+            found[name][who] = [round(value, 5) for value in values]
+    return found
 
 
 def _real_images(dataset: Dataset, labels: NDArray[np.int64]) -> Dataset:

@@ -53,13 +53,16 @@ def density_coverage(real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5) -> tu
     return float(inside.sum() / (k * len(fake_features))), float(inside.any(axis=1).mean())
 
 
-def precision_recall(real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5) -> tuple[float, float]:
-    """Share of fakes in some real ball, share of reals in some fake ball (Kynkaanniemi et al., 2019)."""
-    real_features, fake_features = _feature_pair(real, fake, at_least=1)
-    distances = _distances(real_features, fake_features)  # [R, F]
-    precision = (distances < _neighbour_distances(real_features, k)[:, None]).any(axis=0).mean()
-    recall = (distances < _neighbour_distances(fake_features, k)[None, :]).any(axis=1).mean()
-    return float(precision), float(recall)
+def compare(real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5) -> dict[str, float]:
+    """All distances of two sets of features by name; NaN for what needs more images than there are."""
+    real_features, fake_features = _feature_pair(real, fake, at_least=0)
+    found = dict.fromkeys(("frechet_distance", "kernel_distance", "density", "coverage"), float("nan"))
+    if min(len(real_features), len(fake_features)) >= 2:
+        found["frechet_distance"] = frechet_distance(real_features, fake_features)
+        found["kernel_distance"] = kernel_distance(real_features, fake_features)
+    if len(real_features) > k and len(fake_features):
+        found["density"], found["coverage"] = density_coverage(real_features, fake_features, k)
+    return found
 
 
 def _covariance_root(features: Array) -> Array:

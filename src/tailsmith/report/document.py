@@ -22,11 +22,12 @@ class ReportData:
     `dataset`: {"name", "counts": {class: training images}} and, where known, "groups": {group: training
     images} and "licence". `target_counts`: class -> images after synthesis; absent classes got none.
     `arms`: name -> accuracy table, or one table per seed. `gallery`: rarest class first.
-    `samples`: name -> {"criterion": [..], "criterion_independent": [..], "judge_agreement": 0..1,
-    "frechet_distance", "feedback_scale", "skipped": {reason: steps}, "reference": the unguided arm to compare
-    with (else the last unguided one)}, each key optional; names that are also arms get a verdict.
+    `samples`: name -> {"criteria": {criterion: {"guiding": [..], "independent": [..]}}, "judge_agreement": 0..1,
+    "frechet_distance", "kernel_distance", "density", "coverage", "feedback_scale", "skipped": {reason: steps},
+    "reference": the unguided arm to compare with (else the last unguided one)}, each key optional; names that are also
+    arms get a verdict.
     `environment`: name -> value or {name: value}: versions, hashes, licences, seeds, machine.
-    `timings`: stage -> seconds. `skipped_files`: path -> reason.
+    `timings`: stage -> seconds.
     """
 
     title: str
@@ -43,8 +44,6 @@ class ReportData:
     environment: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)
     notes: Sequence[str] = ()
-    criterion_name: str = "criterion"
-    skipped_files: Mapping[str, str] = field(default_factory=dict)
 
 
 def render_report(data: ReportData) -> str:

@@ -16,6 +16,8 @@ from tailsmith.report.results import Arm, Difference
 if TYPE_CHECKING:
     from tailsmith.report.document import ReportData
 
+EYES = {"guiding": "the guiding classifier", "independent": "an independent classifier"}
+
 
 def samples(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, int]) -> dict[str, Any] | None:
     """Table and charts of the samples, and a verdict on each feedback arm against its unguided reference."""
@@ -26,7 +28,7 @@ def samples(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, int
     reference = _reference(data)
     effects = _effects(data, arms, reference)
     return {
-        "rows": [_row(name, entry, effects.get(name)) for name, entry in data.samples.items()],
+        "rows": [row for name, entry in data.samples.items() for row in _rows(name, entry, effects.get(name))],
         "verdicts": [feedback_verdict(goal, name, other, c) for name, (goal, other, c) in effects.items()],
         "goal": next((goal for goal, _, _ in effects.values()), "accuracy"),
         "histograms": _histograms(data, own),
@@ -55,33 +57,44 @@ def _reference(data: ReportData) -> str | None:
     return unguided[-1] if unguided else None
 
 
-def _row(name: str, entry: Mapping[str, Any], effect: tuple[str, str, Difference] | None) -> dict[str, Any]:
-    return {
-        "name": name,
-        "scale": _value(entry, "feedback_scale"),
-        "agreement": 100 * _value(entry, "judge_agreement"),
-        "frechet": _value(entry, "frechet_distance"),
-        "guiding": _mean(entry, "criterion"),
-        "independent": _mean(entry, "criterion_independent"),
-        "gain": signed(effect[2].gain) if effect else "",
-    }
+def _rows(name: str, entry: Mapping[str, Any], effect: tuple[str, str, Difference] | None) -> list[dict[str, Any]]:
+    """A row per criterion; what doesn't depend on it stands in the first."""
+    criteria = entry.get("criteria") or {"": {}}
+    return [
+        {
+            "name": name,
+            "first": number == 0,
+            "scale": _value(entry, "feedback_scale"),
+            "agreement": 100 * _value(entry, "judge_agreement"),
+            **{key: _value(entry, key) for key in ("frechet_distance", "kernel_distance", "density", "coverage")},
+            "criterion": criterion,
+            **{who: _mean(entry, criterion, who) for who in EYES},
+            "gain": signed(effect[2].gain) if effect else "",
+        }
+        for number, criterion in enumerate(criteria)
+    ]
+
+
+def _criteria(data: ReportData) -> list[str]:
+    return list(dict.fromkeys(name for entry in data.samples.values() for name in entry.get("criteria") or {}))
 
 
 def _histograms(data: ReportData, colours: Mapping[str, int]) -> list[dict[str, Any]]:
-    titles = {"criterion": "the guiding classifier", "criterion_independent": "an independent classifier"}
-    values = {key: {name: _finite(entry, key) for name, entry in data.samples.items()} for key in titles}
-    everything = np.concatenate([sample for per_arm in values.values() for sample in per_arm.values()])
-    if everything.size == 0:
-        return []
-    low, high = (float(end) for end in np.quantile(everything, (0.002, 0.998)))
-    span = (low, high if high > low else low + 1.0)
+    """Per criterion a chart for each who looks, on one axis: criteria have units of their own."""
     found = []
-    for key, title in titles.items():
-        per_arm = {name: sample for name, sample in values[key].items() if sample.size}
-        if per_arm:
-            label = f"{data.criterion_name} under {title}, per arm"
-            chart = charts.ridges_chart(per_arm, colours, span, label)
-            found.append({"title": title, "chart": Markup(chart)})
+    for criterion in _criteria(data):
+        values = {who: {n: _finite(entry, criterion, who) for n, entry in data.samples.items()} for who in EYES}
+        everything = np.concatenate([sample for per_arm in values.values() for sample in per_arm.values()])
+        if everything.size == 0:
+            continue
+        low, high = (float(end) for end in np.quantile(everything, (0.002, 0.998)))
+        span = (low, high if high > low else low + 1.0)
+        for who, title in EYES.items():
+            per_arm = {name: sample for name, sample in values[who].items() if sample.size}
+            if per_arm:
+                words = f"{criterion[:1].upper()}{criterion[1:]} under {title}"
+                chart = charts.ridges_chart(per_arm, colours, span, f"{words}, per arm")
+                found.append({"title": words, "chart": Markup(chart)})
     return found
 
 
@@ -95,11 +108,14 @@ def _scale_charts(data: ReportData, reference: str | None) -> list[dict[str, Any
     panels = {
         "Judge agreement, %": {"judge": [100 * _value(entry, "judge_agreement") for entry in entries]},
         "Fréchet distance to real images": {"distance": [_value(e, "frechet_distance") for e in entries]},
-        f"Mean {data.criterion_name}": {
-            "guiding classifier": [_mean(entry, "criterion") for entry in entries],
-            "independent": [_mean(entry, "criterion_independent") for entry in entries],
+        "Density and coverage of real images": {
+            key: [_value(entry, key) for entry in entries] for key in ("density", "coverage")
         },
     }
+    for criterion in _criteria(data):
+        panels[f"Mean {criterion}"] = {
+            title.split(" ", 1)[1]: [_mean(entry, criterion, who) for entry in entries] for who, title in EYES.items()
+        }
     drawn = {title: s for title, s in panels.items() if np.isfinite(list(s.values())).any()}
     drawings = {title: charts.scale_chart(scales, s, f"{title} by feedback scale") for title, s in drawn.items()}
     return [{"title": title, "chart": Markup(drawing)} for title, drawing in drawings.items()]
@@ -110,13 +126,13 @@ def _value(entry: Mapping[str, Any], key: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _finite(entry: Mapping[str, Any], key: str) -> np.ndarray:
-    given = entry.get(key)
+def _finite(entry: Mapping[str, Any], criterion: str, who: str) -> np.ndarray:
+    given = (entry.get("criteria") or {}).get(criterion, {}).get(who)
     values = np.array([math.nan if v is None else v for v in (() if given is None else given)], np.float64)
     finite: np.ndarray = values[np.isfinite(values)]
     return finite
 
 
-def _mean(entry: Mapping[str, Any], key: str) -> float:
-    values = _finite(entry, key)
+def _mean(entry: Mapping[str, Any], criterion: str, who: str) -> float:
+    values = _finite(entry, criterion, who)
     return float(values.mean()) if values.size else math.nan
