@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -91,6 +92,16 @@ def test_a_run_per_group_reports_groups(world, tmp_path):
     table = read_json(tmp_path / "run" / "evaluation.json")["arms"]["feedback_hardness"]
     assert table["groups"]["bag in rock"]["n"] == 1 and table["groups"]["bag in water"]["accuracy"] is None
     assert table["group_shots"]["unseen"]["n"] == 0  # no test image of the group without training images
+    study = read_json(tmp_path / "run" / "samples.json")["feedback ω = 0.05"]
+    assert list(study["criteria"]) == ["entropy", "hardness"]  # of the study itself, and of the arm
+    shards = (tmp_path / "run" / "study").glob("feedback-0.05/shard-*.parquet")
+    values = pd.concat([pd.read_parquet(shard) for shard in sorted(shards)])["criterion_value"]
+    assert study["criteria"]["entropy"]["guiding"] == pytest.approx(values.tolist(), abs=0.02)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    for criterion, rows in {"Entropy": ["feedback ω = 0.05"], "Hardness": ["feedback_hardness"]}.items():
+        (chart,) = re.findall(rf'<svg[^>]*aria-label="{criterion} under.*?</svg>', page, flags=re.DOTALL)
+        assert all(f">{row}<" in chart for row in rows)
+    assert ">feedback_hardness<" not in re.findall(r'aria-label="Entropy under.*?</svg>', page, flags=re.DOTALL)[0]
 
 
 def test_a_generator_that_takes_text_alone_is_studied_on_text_alone(world, tmp_path):

@@ -63,6 +63,7 @@ def test_the_papers_settings_for_places_lt() -> None:
 
 def test_the_papers_settings_for_nico() -> None:
     config = config_of("nico++")
+    assert config.real.select_by == config.mixed.select_by == "image_mean"
     assert (config.target, config.per, config.augmentation) == (811, "group", "none")
     assert (config.synthesis.prompt, config.synthesis.conditioning_from) == ("{label} in {attribute}", "class")
     assert config.synthesis.feedback_scale == 0.03  # Table 6

@@ -107,6 +107,18 @@ def test_the_classifier_is_the_best_on_validation_not_the_last():
     assert mean_class_accuracy(class_hits(predicted, wrong, 3)) == pytest.approx(max(scores))
 
 
+def test_selection_is_by_the_mean_over_classes_or_over_images():
+    held_out = colours((30, 4, 2), seed=1)
+    for select_by in ("class_mean", "image_mean"):
+        records = train(with_(steps=8, evaluate_every=2, select_by=select_by), validation=held_out)
+        scores = [record.validation for record in records if record.validation is not None]
+        right = predict(records[-1].classifier, held_out[0]).argmax(1).numpy() == held_out[1]
+        means = {"class_mean": np.mean([right[held_out[1] == c].mean() for c in range(3)]), "image_mean": right.mean()}
+        assert max(scores) == pytest.approx(100 * means[select_by])
+    with pytest.raises(ValueError, match="unknown select_by 'worst': expected one of class_mean, image_mean"):
+        check_train_config(with_(select_by="worst"))
+
+
 def test_averaged_weights_are_what_is_kept():
     plain, averaged = train(), train(with_(ema_decay=0.9))
     assert [record.loss for record in plain] == [record.loss for record in averaged]

@@ -1,0 +1,23 @@
+"""Time per stage: it adds up over runs, and interrupted time counts."""
+
+from pathlib import Path
+
+import pytest
+
+from tailsmith import run_directory
+from tailsmith.run_directory import RunDirectory
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError, SystemExit])
+def test_interrupted_time_counts(
+    interruption: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 7.5, 100.0, 102.0])
+    monkeypatch.setattr(run_directory.time, "monotonic", lambda: next(clock))
+    directory = RunDirectory(tmp_path)
+    with pytest.raises(interruption), directory.timed("train erm"):
+        raise interruption
+    assert directory.timings() == {"train erm": 7.5}
+    with directory.timed("train erm"):
+        pass
+    assert directory.timings() == {"train erm": 9.5}
