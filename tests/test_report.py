@@ -356,6 +356,15 @@ def test_a_difference_of_nothing_has_width():
         assert found.low < -5 and found.high > 5
 
 
+def test_seeds_that_all_differ_by_the_same_are_not_certain():
+    before, after = read_arm("a", [measured("00")] * 3), read_arm("b", [measured("11")] * 3)
+    one = difference(read_arm("a", measured("00")), read_arm("b", measured("11")), "shots", "few")
+    found = difference(before, after, "shots", "few")
+    assert (found.gain, found.low, found.high) == pytest.approx((100, one.low, one.high))
+    spread = read_arm("b", [measured("11"), measured("01"), measured("11")])
+    assert difference(before, spread, "shots", "few").basis == "over 3 paired seeds"
+
+
 def test_classes_without_test_images_and_the_bias_of_the_worst_group_are_said_where_the_numbers_stand():
     tables = {name: measured(right, attributes=True) for name, right in (("erm", "00"), ("feedback", "11"))}
     for each in tables.values():
@@ -364,7 +373,7 @@ def test_classes_without_test_images_and_the_bias_of_the_worst_group_are_said_wh
     data = run(arms=tables)
     assert "few-shot classes (1 of 3 classes has test images)" in say(data)[1]
     text = " ".join(Page(render_report(data)).text.split())
-    assert "+100.0 1 of 3 classes has test images" in text  # the tile
+    assert "Few (< 20) 0.0 →100.0 +100.01 of 3 classes has test images" in text.replace("\u00a0", " ")  # the tile
     assert "Few (< 20): 1 of 3 classes has test images." in text  # under the table
     assert "Worst group of “erm”: the lowest of 6 groups' accuracies is biased downwards" in text
     assert "by about 12.3 points; its 95 % interval allows for that." in text

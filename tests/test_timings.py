@@ -21,3 +21,9 @@ def test_interrupted_time_counts(
     with directory.timed("train erm"):
         pass
     assert directory.timings() == {"train erm": 9.5}
+
+
+def test_what_interrupted_is_reported_even_where_the_time_can_not_be_written(tmp_path: Path) -> None:
+    (tmp_path / "timings.json").mkdir()
+    with pytest.raises(KeyboardInterrupt), RunDirectory(tmp_path).timed("train erm"):
+        raise KeyboardInterrupt

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -73,14 +73,19 @@ class RunDirectory:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds of a block to timings.json; a resumed run adds up."""
+        """Add the seconds of a block to timings.json, of an interrupted one too; a resumed run adds up."""
         begin = time.monotonic()
         try:
             yield
-        finally:  # time that was interrupted was spent, too
-            timings = self.timings()
-            timings[stage] = round(timings.get(stage, 0.0) + time.monotonic() - begin, 1)
-            write_json(self.path / "timings.json", timings)
+        except BaseException:
+            with suppress(OSError, ValueError):  # what interrupted is what is reported
+                self._add_time(stage, time.monotonic() - begin)
+            raise
+        self._add_time(stage, time.monotonic() - begin)
+
+    def _add_time(self, stage: str, seconds: float) -> None:
+        timings = self.timings()
+        write_json(self.path / "timings.json", {**timings, stage: round(timings.get(stage, 0.0) + seconds, 1)})
 
     def timings(self) -> dict[str, float]:
         path = self.path / "timings.json"

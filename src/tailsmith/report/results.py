@@ -108,26 +108,28 @@ def read_arm(name: str, tables: Mapping[str, Any] | Sequence[Mapping[str, Any]])
 def difference(before: Arm, after: Arm, *keys: str) -> Difference:
     """How far `after` is above `before` at e.g. ("shots", "few").
 
-    Equally many seeds (two or more) are paired: a t interval over their differences. Of one seed each, on the same
-    test images, the images are paired (`metrics.paired`). Otherwise the two intervals (means over seeds) are combined
-    as if independent (Newcombe 1998, method 10).
+    Equally many seeds (two or more) are paired: a t interval over their differences. Of one seed each, or where all
+    seeds differ by the same, the test images are paired (`metrics.paired`) where they are the same. Otherwise the two
+    intervals (means over seeds) are combined as if independent (Newcombe 1998, method 10).
     """
     one, two = before.cells(*keys), after.cells(*keys)
     paired = [b.accuracy - a.accuracy for a, b in zip(one, two, strict=False) if not (a.missing or b.missing)]
-    start, end = _merge(one), _merge(two)
-    if len(one) == len(two) == len(paired) > 1:
-        gain, half = float(np.mean(paired)), _t_half_width(paired)
-        return Difference(start, end, gain, gain - half, gain + half, f"over {len(paired)} paired seeds")
-    gain, basis = end.accuracy - start.accuracy, INDEPENDENT
-    if len(one) == len(two) == len(paired) == 1:
-        found = paired_interval(before.tables[0], after.tables[0], keys)
-        if found is not None:
-            return Difference(start, end, gain, found.low, found.high, "in pairs, over the same test images")
-        if before.tables[0].get("images") and after.tables[0].get("images"):
+    start, end, basis = _merge(one), _merge(two), INDEPENDENT
+    gain = end.accuracy - start.accuracy
+    if len(one) == len(two) == len(paired) > 0:
+        half = _t_half_width(paired) if len(paired) > 1 else 0.0
+        if half > 1e-9:
+            return Difference(start, end, gain, gain - half, gain + half, f"over {len(paired)} paired seeds")
+        both = list(zip(before.tables, after.tables, strict=True))
+        found = [each for a, b in both if (each := paired_interval(a, b, keys)) is not None]
+        if len(found) == len(paired):
+            low, high = (float(np.mean(ends)) for ends in zip(*((each.low, each.high) for each in found), strict=True))
+            return Difference(start, end, gain, low, high, "in pairs, over the same test images")
+        if all(table.get("images") for pair in both for table in pair):
             basis += ", as their test images differ"
     (a_down, a_up), (b_down, b_up) = _reach(one), _reach(two)
-    low, high = gain - math.hypot(b_down, a_up), gain + math.hypot(b_up, a_down)
-    return Difference(start, end, gain, low, high, basis)
+    down, up = math.hypot(b_down, a_up), math.hypot(b_up, a_down)
+    return Difference(start, end, gain, gain - down, gain + up, basis)
 
 
 def _reach(cells: Sequence[Cell]) -> tuple[float, float]:
