@@ -114,7 +114,7 @@ def test_intervals_of_the_worst_group_hold_the_truth(table: str, world: World) -
 @pytest.mark.parametrize("images", [np.full(4, 40), np.full(12, 12), NICO], ids=len)
 def test_intervals_of_differences_of_the_worst_group_hold_the_truth(images: np.ndarray) -> None:
     rng, found = np.random.default_rng(0), []
-    for _ in range(150 if len(images) > 100 else 400):
+    for _ in range(100 if len(images) > 100 else 400):
         truth = two_classifiers(rng, images.shape, 0.3)
         interval = minimum_difference_interval(rng.multinomial(images, truth), 200, seed=0)
         after, before = truth[:, 0] + truth[:, 1], truth[:, 0] + truth[:, 2]
