@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,22 @@ from tailsmith.synthesis.allocation import Target, missing_counts
 from tailsmith.synthesis.families import check_conditioning
 from tailsmith.synthesis.generators import (
     EMBEDDED,
+    check_generator,
     decoder_hash,
     find_decoder,
     generator_family,
     generator_hash,
     load_decoder,
-    load_generator,
+    located,
+    located_decoder,
+    planned_pipe,
 )
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import Plan, check_config, check_shards, make_plan
 from tailsmith.synthesis.shards import claim
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
+
+LATER = {"dtype", "feedback_decode_batch_size"}  # settings that a plan of before lacks: it means their defaults
 
 
 def load(
@@ -125,7 +130,7 @@ def plan(
         "version": __version__,
         "dataset": dataset.name,
         "per": per,
-        "generator": str(generator),
+        "generator": located(str(generator)),
         "generator_sha256": generator_hash(str(generator)),
         "decoder_sha256": decoder_hash(config.feedback_decoder, str(generator)) if config.feedback_scale > 0 else None,
         "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
@@ -135,6 +140,7 @@ def plan(
 
 def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) -> SynthesisConfig:
     """The settings with the generator's own defaults; ValueError for what can't work, before anything is planned."""
+    check_generator(generator, dataset.class_names, config)
     config = settled(config, generator)
     check_config(config, dataset)
     if config.conditioning != "text":
@@ -143,7 +149,7 @@ def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) 
         check_conditioning(*known, [config.conditioning])
     if config.feedback_scale > 0:
         find_decoder(config.feedback_decoder, generator)
-    return config
+    return replace(config, feedback_decoder=located_decoder(config.feedback_decoder))
 
 
 def missing(dataset: Dataset, target: Target, per: str) -> npt.NDArray[np.int64]:
@@ -182,7 +188,7 @@ def synthesize(
     unfinished = [number for number in mine if not shard_path(out, number).exists()]
     if unfinished:
         _check_settings(plan)
-        pipe = pipe if pipe is not None else load_generator(plan.meta["generator"])
+        pipe = planned_pipe(plan.meta["generator"], plan.meta["synthesis"].get("dtype", "fp32"), pipe)
         gaussians = _gaussians(plan, dataset, classifier)
         decoder = load_decoder(
             plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
@@ -265,7 +271,7 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
 def _check_settings(plan: Plan) -> None:
     """The plan's settings are all there, and its decoder is the one it was made for."""
     settings = plan.meta["synthesis"]
-    if lacks := {each.name for each in fields(SynthesisConfig)} - set(settings):
+    if lacks := {each.name for each in fields(SynthesisConfig)} - set(settings) - LATER:
         raise ValueError(
             f"this plan is of another version of tailsmith, it lacks {min(lacks)}; make a new plan, and synthesize it "
             "into another folder"

@@ -185,6 +185,7 @@ class Worker:
             through=settings["feedback_through"],
             decoder=self.decoder,
             decode_size=settings["feedback_decode_size"],
+            decode_batch_size=settings.get("feedback_decode_batch_size"),
             reuse=settings["feedback_reuse"],
             checkpointing=settings["feedback_checkpointing"],
             views=settings["feedback_views"],

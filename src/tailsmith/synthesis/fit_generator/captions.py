@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-Images = Callable[[NDArray[np.int64]], torch.Tensor]  # rows [B] -> images [B, 3, S, S] in [-1, 1]
+Images = Callable[[NDArray[np.int64]], torch.Tensor]  # rows [B] -> [B, 3, S, S] in [-1, 1], on the device
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
