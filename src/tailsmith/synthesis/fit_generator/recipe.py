@@ -48,7 +48,7 @@ def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None
     device = chosen_device()
     bf16 = has_bf16_arithmetic(device) if config.bf16 is None else config.bf16
     data = _captioned_images(training, config, device)
-    tokenizer = build_tokenizer(data.captions.texts)
+    tokenizer = build_tokenizer(data.captions.texts, kept=out / "training" / "tokenizer.json")
     tokens = tokenize(tokenizer, data.captions.texts).to(device)
     clip, autoencoder, denoiser = _initial_models(tokenizer, config)
     stage: Any = partial(run_stage, n=len(data), folder=out / "training", device=device, bf16=bf16)
