@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from tailsmith.guidance import criteria
-from tailsmith.guidance.criteria import fit_class_gaussians
+from tailsmith.guidance.class_gaussians import fit_class_gaussians
 from tailsmith.guidance.feedback import Skip, feedback
 from tailsmith.guidance.parameterization import move_latent, predicted_x0, relative_step
 from tailsmith.guidance.schedulers import noising

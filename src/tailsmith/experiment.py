@@ -21,6 +21,7 @@ from tailsmith.run_report import write_run_report
 from tailsmith.sample_study import Study, study_samples
 from tailsmith.sample_study import settings as study_settings
 from tailsmith.search import best_of_trials, over_seeds
+from tailsmith.synthesis import hardness
 from tailsmith.synthesis.generators import generator_hash, load_generator, preset
 
 
@@ -123,6 +124,7 @@ def synthesize_arm(
             classifier=guide,
             pipe=pipe,
             batch_size=config.batch_size,
+            hardness=directory.path / hardness.FILE,
             description=f"synthesize: {arm}",
         )
 

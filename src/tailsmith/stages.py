@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tailsmith import __version__
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.prediction import predict, predict_with_features
+from tailsmith.classification.prediction import predict
 from tailsmith.classification.training import train_classifier
 from tailsmith.config import SynthesisConfig, TrainConfig
 from tailsmith.data import benchmarks, embedded, readers
@@ -23,7 +23,7 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
 from tailsmith.data.packed import write_packed
 from tailsmith.data.transforms import augmentation as named_augmentation
-from tailsmith.guidance.criteria import ClassGaussians, fit_class_gaussians
+from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
@@ -40,6 +40,7 @@ from tailsmith.synthesis.generators import (
     located_decoder,
     planned_pipe,
 )
+from tailsmith.synthesis.hardness import FILE, class_gaussians
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import Plan, check_config, check_shards, make_plan
 from tailsmith.synthesis.shards import claim
@@ -172,13 +173,15 @@ def synthesize(
     pipe: Any = None,
     batch_size: int = 64,
     shards: list[int] | None = None,
+    hardness: Path | None = None,
     description: str = "synthesize",
 ) -> Dataset:
     """Fulfil a plan into `out/shard-*.parquet` and return the synthetic images; the same call resumes.
 
     `dataset` holds the conditioning images, `classifier` guides where the plan has feedback, `pipe` replaces the plan's
-    generator, `shards` limits this process to some shards. Raises ValueError where the classifier's classes differ from
-    the plan's or `out` holds another plan's shards.
+    generator, `shards` limits this process to some shards, `hardness` names the file that keeps that criterion's class
+    Gaussians (None: one in `out`). Raises ValueError where the classifier's classes differ from the plan's or `out`
+    holds another plan's shards.
     """
     out = Path(out)
     _check_match(plan, dataset, classifier)
@@ -189,7 +192,7 @@ def synthesize(
     if unfinished:
         _check_settings(plan)
         pipe = planned_pipe(plan.meta["generator"], plan.meta["synthesis"].get("dtype", "fp32"), pipe)
-        gaussians = _gaussians(plan, dataset, classifier)
+        gaussians = _gaussians(plan, dataset, classifier, hardness or out / FILE)
         decoder = load_decoder(
             plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
             plan.meta["generator"],
@@ -225,13 +228,6 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
         train_group_counts=group_counts(dataset) if dataset.attribute_names else None,
         bootstrap=bootstrap,
     )
-
-
-def class_gaussians(dataset: Dataset, classifier: Any) -> ClassGaussians:
-    """What hardness needs: Gaussians of the classifier's features of the real training images, one per class."""
-    training = dataset.split("train")
-    _, features = predict_with_features(classifier, ImageArray(training, getattr(classifier, "image_size", 224)))
-    return fit_class_gaussians(np.asarray(features), training.labels, len(dataset.class_names))
 
 
 def _default_size(config: TrainConfig) -> int:
@@ -284,11 +280,11 @@ def _check_settings(plan: Plan) -> None:
         )
 
 
-def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians | None:
+def _gaussians(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> ClassGaussians | None:
     """Class Gaussians of the real training features, where the plan's criteria include hardness."""
     if classifier is None or not (plan.table["criterion"] == "hardness").any():
         return None
-    return class_gaussians(dataset, classifier)
+    return class_gaussians(dataset, classifier, kept)
 
 
 def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) -> None:

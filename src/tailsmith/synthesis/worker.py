@@ -20,7 +20,8 @@ from torch import Tensor
 from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.packed import location
-from tailsmith.guidance.criteria import ClassGaussians, get_criterion, mixture
+from tailsmith.guidance.class_gaussians import ClassGaussians
+from tailsmith.guidance.criteria import get_criterion, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.conditioning import drop_entries
