@@ -18,7 +18,7 @@ from tailsmith.config import SynthesisConfig, TrainConfig
 from tailsmith.data.embedded import CLASS_NAMES
 from tailsmith.data.images import ImageArray
 from tailsmith.files import write_json
-from tailsmith.guidance.criteria import fit_class_gaussians
+from tailsmith.guidance.class_gaussians import fit_class_gaussians
 from tailsmith.synthesis.generators import EMBEDDED, load_generator
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import make_plan

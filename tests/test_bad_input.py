@@ -350,14 +350,14 @@ def test_a_generator_that_is_nothing(name: str, pets: Path, tmp_path: Path, caps
         assert not (tmp_path / "out").exists()
 
 
-def test_a_classifier_of_other_classes(pets: Path, plan: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_classifier_of_other_classes(pets: Path, plan: Path, generator: str, tmp_path: Path, capsys: Capture) -> None:
     other = save_classifier(tmp_path / "other", "cat", "cow")
     out = tmp_path / "out"
     line = refused(capsys, "synthesize", plan, "--data", pets, "--out", out, "--classifier", other)
     assert "the plan's classes are not the classifier's: the classifier lacks 'dog' and has 'cow'; make" in line
     line = refused(capsys, "evaluate", other, "--data", pets, "--json", out)
     assert "the classifier's classes are not the dataset's: it lacks 'dog' and has 'cow'; evaluate on" in line
-    line = refused(capsys, "plan", pets, "--out", out, "--classifier", other)
+    line = refused(capsys, "plan", pets, "--out", out, "--classifier", other, "--generator", generator)
     assert "the classifier's classes are not the dataset's: it lacks 'dog' and has 'cow'; plan for the data" in line
     assert not out.exists()
 

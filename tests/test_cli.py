@@ -472,14 +472,16 @@ def test_cost_of_a_folder_takes_its_image_size(generator: Path) -> None:
 
 
 def test_a_known_speed_says_where_it_was_measured_and_a_given_one_does_not() -> None:
-    def told(seconds: float | None, **settings: float) -> str:
+    def told(seconds: float | None, **settings: Any) -> str:
         spent = cost(1000, "sd2.1-unclip", seconds, SynthesisConfig(**settings))
         return plan_text({"target": 1300, "per": "class", "to_add": {}, **spent})
 
     known = told(None)
-    assert f"about {1000 * 21.9 / 3600:.1f} GPU-hours at 21.9 s per image, as on one V100" in known
+    hours = f"about {1000 * 21.9 / 3600:.1f} GPU-hours at 21.9 s per image, as in fp16"
+    assert f"{hours}, not in fp32 as here, on one V100" in known
+    assert f"{hours}, on one V100" in told(None, dtype="fp16")
     assert "target 1,300 per class, 1,000 requests" in known
-    assert "about 63 minutes at 3.8 s per image, as on one V100" in told(None, feedback_scale=0.0)
+    assert "about 63 minutes at 3.8 s per image, as in fp16, on one" in told(None, feedback_scale=0.0, dtype="fp16")
     given = told(3.6)
     assert "about 60 minutes at 3.6 s per image\n" in given
     assert "V100" not in given

@@ -1,5 +1,7 @@
 """Criteria against SciPy, scikit-learn and PyTorch's own loss; what classes with one or no image get."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from sklearn.covariance import LedoitWolf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailsmith.guidance import criteria
-from tailsmith.guidance.criteria import fit_class_gaussians, get_criterion, hardness, mixture
+from tailsmith.guidance.class_gaussians import fit_class_by_class, fit_class_gaussians
+from tailsmith.guidance.criteria import get_criterion, hardness, mixture
 
 NUM_CLASSES, DIMENSIONS = 4, 5
 
@@ -25,12 +28,13 @@ def batch():
     )
 
 
-def real_features(counts, seed=0):
-    """Correlated features [n, D] with the given number of images per class."""
+def real_features(counts, seed=0, width=DIMENSIONS, spread=1.0):
+    """Correlated features [n, D] with the given number of images per class; one direction varies more."""
     rng = np.random.default_rng(seed)
     labels = np.repeat(np.arange(len(counts)), counts)
-    mixing = rng.normal(size=(DIMENSIONS, DIMENSIONS))
-    features = rng.normal(size=(len(labels), DIMENSIONS)) @ mixing + labels[:, None]
+    mixing = rng.normal(size=(width, width))
+    mixing[0] *= spread**0.5
+    features = rng.normal(size=(len(labels), width)) @ mixing + labels[:, None]
     return features.astype(np.float32), labels.astype(np.int64)
 
 
@@ -54,38 +58,95 @@ def test_loss_is_cross_entropy_per_image(batch):
     np.testing.assert_allclose(criteria.loss(logits, features, labels), expected, rtol=1e-5)
 
 
-def test_gaussians_are_ledoit_wolf_per_class():
-    features, labels = real_features([30, 12, 6, 3])
+def dense(features, labels, num_classes):
+    """The oracle: means [C, D] and whole covariances [C, D, D] by scikit-learn, in fp64."""
+    wide, counts = features.astype(np.float64), np.bincount(labels, minlength=num_classes)
+    overall = wide.mean(axis=0)
+    means = np.stack([wide[labels == c].mean(axis=0) if counts[c] else overall for c in range(num_classes)])
+    pooled = LedoitWolf(assume_centered=True).fit(wide - means[labels]).covariance_
+    own = [LedoitWolf().fit(wide[labels == c]).covariance_ if counts[c] > 2 else pooled for c in range(num_classes)]
+    return means, np.stack(own) + (1e-4 * np.trace(pooled) / len(pooled) + 1e-12) * np.eye(wide.shape[1])
+
+
+def covariance(gaussians, label):
+    """[D, D] as the low rank says it is."""
+    rows = slice(int(gaussians.starts[label]), int(gaussians.stops[label]))
+    directions, width = gaussians.directions[rows].double().numpy(), gaussians.means.shape[1]
+    scatter = directions.T @ (gaussians.variances[rows].double().numpy()[:, None] * directions)
+    return scatter + float(gaussians.isotropic[label]) * np.eye(width)
+
+
+SHAPES = [
+    ([30, 12, 6, 3], 5),
+    ([30, 12, 2, 1], 5),  # two classes share the pooled covariance
+    ([200, 41, 40, 0], 40),  # more images than features, one more, as many, none
+    ([0, 7, 5, 3], 40),
+    ([9, 3, 5, 4], 1),
+]
+
+
+@pytest.mark.parametrize(("counts", "width"), SHAPES)
+def test_the_low_rank_is_scikit_learns_ledoit_wolf_per_class(counts, width):
+    features, labels = real_features(counts, width=width)
     gaussians = fit_class_gaussians(features, labels, NUM_CLASSES)
+    means, covariances = dense(features, labels, NUM_CLASSES)
+    np.testing.assert_allclose(gaussians.means, means, rtol=1e-4, atol=1e-5)
     for label in range(NUM_CLASSES):
-        own = features[labels == label].astype(np.float64)
-        covariance = LedoitWolf().fit(own).covariance_
-        fitted = np.linalg.inv(gaussians.precisions[label].double().numpy())
-        np.testing.assert_allclose(gaussians.means[label], own.mean(0), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(fitted, covariance, rtol=2e-3, atol=2e-3 * np.trace(covariance))
-        expected = np.linalg.slogdet(covariance)[1]
-        assert gaussians.log_determinants[label] == pytest.approx(expected, abs=0.05)
+        scale = np.trace(covariances[label]) / width
+        np.testing.assert_allclose(covariance(gaussians, label), covariances[label], rtol=1e-4, atol=1e-5 * scale)
+    expected = np.linalg.slogdet(covariances)[1]
+    np.testing.assert_allclose(gaussians.log_determinants, expected, rtol=1e-4, atol=1e-3)
+    pooled = width if min(counts) < 3 else 0
+    assert len(gaussians.directions) == sum(min(n - 1, width) for n in counts if n > 2) + pooled
 
 
-def test_hardness_is_the_negative_log_density_of_the_class_gaussian(batch):
-    logits, features, labels = batch
-    gaussians = fit_class_gaussians(*real_features([30, 12, 6, 1]), NUM_CLASSES)
-    values = hardness(gaussians)(logits, features, labels)
-    for image, label in enumerate(labels.tolist()):
-        covariance = np.linalg.inv(gaussians.precisions[label].double().numpy())
-        density = multivariate_normal(gaussians.means[label].double().numpy(), covariance)
-        assert values[image].item() == pytest.approx(-density.logpdf(features[image].numpy()), rel=1e-3)
+@pytest.mark.parametrize("spread", [1.0, 1e4])
+@pytest.mark.parametrize(("counts", "width"), SHAPES)
+def test_hardness_and_its_gradient_are_those_of_the_whole_covariances(counts, width, spread):
+    """The negative log-density by SciPy. `spread`: one direction's variance among the others'."""
+    features, labels = real_features(counts, width=width, spread=spread)
+    gaussians, (means, covariances) = fit_class_gaussians(features, labels, NUM_CLASSES), dense(features, labels, 4)
+    asked = torch.tensor([0, 1, 2, 3, 0, 1, 2])
+    generator = torch.Generator().manual_seed(0)
+    images = torch.tensor(means)[asked] + torch.randn(7, width, generator=generator, dtype=torch.float64)
+    given = images.float().requires_grad_()
+    values = hardness(gaussians)(torch.zeros(7, 4), given, asked)
+    (gradient,) = torch.autograd.grad(values.sum(), given)
+    for image, label in enumerate(asked.tolist()):
+        x = given[image].detach().double().numpy()
+        density = multivariate_normal(means[label], covariances[label])
+        assert values[image].item() == pytest.approx(-density.logpdf(x), rel=1e-4, abs=1e-3)
+        slope = np.linalg.solve(covariances[label], x - means[label])
+        assert np.linalg.norm(gradient[image].numpy() - slope) <= 1e-3 * np.linalg.norm(slope)
 
 
 @pytest.mark.parametrize("images", [1, 2])
 def test_a_class_with_one_or_two_images_takes_the_pooled_covariance_around_their_mean(images):
     features, labels = real_features([30, 12, images, 0])
     gaussians = fit_class_gaussians(features, labels, NUM_CLASSES)
-    means = np.stack([features[labels == c].mean(0) for c in range(3)])
-    pooled = LedoitWolf(assume_centered=True).fit((features - means[labels]).astype(np.float64)).covariance_
-    fitted = np.linalg.inv(gaussians.precisions[2].double().numpy())
+    pooled = LedoitWolf(assume_centered=True).fit(features - gaussians.means.numpy()[labels]).covariance_
     np.testing.assert_allclose(gaussians.means[2], features[labels == 2].mean(0), rtol=1e-5)
-    np.testing.assert_allclose(fitted, pooled, rtol=2e-3, atol=2e-3 * np.trace(pooled))
+    np.testing.assert_allclose(covariance(gaussians, 2), pooled, rtol=2e-3, atol=2e-3 * np.trace(pooled))
+    np.testing.assert_array_equal(covariance(gaussians, 2), covariance(gaussians, 3))
+
+
+def test_classes_may_come_one_after_the_other():
+    """No two classes' features are ever asked for together."""
+    features, labels = real_features([9, 0, 2, 7])
+    alive = []
+
+    def one_by_one():
+        for label in range(NUM_CLASSES):
+            own = features[labels == label].copy()
+            alive.append(weakref.ref(own))
+            assert sum(each() is not None for each in alive) <= 2  # this one, and the loop's last
+            yield own
+            del own
+
+    together = fit_class_gaussians(features, labels, NUM_CLASSES)
+    apart = fit_class_by_class(one_by_one(), np.array([9, 0, 2, 7]))
+    for one, other in zip(vars(together).values(), vars(apart).values(), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_only_the_batchs_own_gaussians_go_to_the_classifiers_device():
@@ -93,21 +154,23 @@ def test_only_the_batchs_own_gaussians_go_to_the_classifiers_device():
 
     class Copies(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-            if function is torch.ops.aten._to_copy.default:
-                copied.append(len(args[0]))
+            if function is torch.ops.aten._to_copy.default and (kwargs or {}).get("device") == torch.device("meta"):
+                copied.append(tuple(args[0].shape))
             return function(*args, **(kwargs or {}))
 
-    gaussians = criteria.ClassGaussians(torch.zeros(50, 4), torch.zeros(50, 4, 4), torch.zeros(50))
+    gaussians = fit_class_gaussians(*real_features([6] * 50), 50)
     with Copies():
-        hardness(gaussians)(torch.zeros(2, 50), torch.zeros(2, 4, device="meta"), torch.tensor([7, 9]))
-    assert copied == [2, 2, 2]
+        hardness(gaussians)(torch.zeros(2, 50), torch.zeros(2, DIMENSIONS, device="meta"), torch.tensor([7, 9]))
+    whole = {tuple(each.shape) for each in vars(gaussians).values()}
+    assert copied.count((5, DIMENSIONS)) == 2
+    assert not whole & set(copied)
 
 
 def test_a_class_with_no_image_takes_the_mean_of_all():
     features, labels = real_features([30, 12, 1, 0])
     gaussians = fit_class_gaussians(features, labels, NUM_CLASSES)
     np.testing.assert_allclose(gaussians.means[3], features.mean(0), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(gaussians.precisions[3], gaussians.precisions[2])
+    np.testing.assert_array_equal(covariance(gaussians, 3), covariance(gaussians, 2))
 
 
 @pytest.mark.parametrize("counts", [[6, 6, 2, 2], [1, 1, 1, 1]])

@@ -112,6 +112,34 @@ def test_requests_with_and_without_an_image_share_a_batch(name, guidance_scale, 
     assert changed == [False, True, True, True, False]
 
 
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_unclip_without_an_image_is_zeros_throughout(guidance_scale, pipes):
+    """As it is trained, and as the pipeline's own negative: no half of it says a noise level."""
+    pipe, plan = pipes("unclip"), plan_for("image+text", (2, 1, 2), embedding_dropout=0.0)
+    before, seen = replaced_methods(pipe), []
+    requests = plan.table.assign(guidance_scale=guidance_scale)
+    requests.loc[[1, 3], ["conditioning_id", "conditioning_sha256"]] = None  # text only
+    requests.loc[2, "embedding_dropout"] = 1.0  # all of it dropped: the same as none
+    hook = pipe.unet.register_forward_pre_hook(
+        lambda _, __, options: seen.append(options["class_labels"]), with_kwargs=True
+    )
+    render(Worker(pipe, DATASET, None), plan, requests)
+    hook.remove()
+    assert replaced_methods(pipe) == before
+    for labels in seen:
+        *negative, wanted = labels.split(5)
+        assert all(not half.any() for half in negative)
+        assert [bool(row.any()) for row in wanted] == [True, False, False, False, True]
+        for row, request in zip(wanted, requests.itertuples(), strict=True):  # the pipeline's own, where there is one
+            if row.any():
+                noised = pipe.noise_image_embeddings(
+                    image_embeds=embed_images(pipe, [image_of(request)]),
+                    noise_level=0,
+                    generator=[torch.Generator().manual_seed(request.noise_seed)],
+                )
+                torch.testing.assert_close(row, noised[0], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "flux"])
 def test_text_is_the_pipelines_own_call(name, pipes):
     pipe, plan = pipes(name), plan_for("text", (1, 0, 0))

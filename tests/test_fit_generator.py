@@ -1,17 +1,21 @@
 """fit-generator on a handful of tiny images: resumable, logged, and an ordinary diffusers folder at the end."""
 
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableUnCLIPImg2ImgPipeline
 from safetensors.torch import load_file
 
 from tailsmith.config import FitGeneratorConfig, StageConfig
 from tailsmith.data.dataset import Dataset
-from tailsmith.synthesis.fit_generator import stage
+from tailsmith.files import write_atomically, write_json
+from tailsmith.synthesis.fit_generator import captions, saving, stage
 from tailsmith.synthesis.fit_generator.captions import Captions, build_tokenizer
 from tailsmith.synthesis.fit_generator.recipe import fit_generator
 from tailsmith.synthesis.fit_generator.stage import draw_step, learning_rate_factor, run_stage
@@ -85,6 +89,96 @@ def test_a_fit_interrupted_in_any_stage_goes_on_from_its_checkpoint(
     fit_generator(dataset, out, CONFIG)
     assert drawn[0] == (seed, 3)  # nothing is trained twice
     assert_same_weights(out, fitted)
+
+
+FILES = 15  # of a pipeline, but for its index
+
+
+@pytest.mark.parametrize("written", [0, 1, 7, FILES, FILES + 1])
+def test_a_fit_that_ends_while_its_pipeline_is_written_is_whole_or_not_there(
+    written, dataset, fitted, tmp_path, monkeypatch
+):
+    """As after kill -9 or on a full disk: the n-th file of the pipeline is the last one."""
+    out, files = tmp_path / "pipeline", []
+
+    def until(path, write):
+        if len(files) == written:
+            raise KeyboardInterrupt
+        files.append(path)
+        return write_atomically(path, write)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(saving, "write_atomically", until)
+        patched.setattr(saving, "write_json", lambda path, value: until(path, lambda each: write_json(each, value)))
+        if written <= FILES:
+            with pytest.raises(KeyboardInterrupt):
+                fit_generator(dataset, out, CONFIG)
+            assert not (out / "model_index.json").exists()
+            assert sorted(path.name for path in out.glob("training/*.pt")) == sorted(f"{name}.pt" for name in STAGES)
+        else:
+            fit_generator(dataset, out, CONFIG)
+    monkeypatch.setattr(stage, "draw_step", lambda *arguments: pytest.fail("it trained again"))
+    assert fit_generator(dataset, out, CONFIG) == out
+    assert_same_weights(out, fitted)
+    assert len(files) == min(written, FILES + 1)
+    assert relative_files(out) == relative_files(fitted)
+
+
+def test_a_fit_that_goes_on_in_another_process_reads_its_captions_with_the_same_vocabulary(
+    dataset, tmp_path, monkeypatch
+):
+    """Byte-pair encoding numbers equally frequent words in a random order."""
+    monkeypatch.setattr(stage, "draw_step", lambda *arguments: None)  # nothing that can be trained on
+    with pytest.raises(AttributeError):
+        fit_generator(dataset, tmp_path, CONFIG)
+    monkeypatch.setattr(captions, "_learn", lambda texts: pytest.fail("it learned another vocabulary"))
+    with pytest.raises(AttributeError):
+        fit_generator(dataset, tmp_path, CONFIG)
+    texts = Captions(CLASSES, CONTEXTS).texts
+    kept = build_tokenizer(texts, kept=tmp_path / "training" / "tokenizer.json")
+    monkeypatch.undo()
+    assert set(kept.get_vocab()) == set(build_tokenizer(texts).get_vocab())
+    assert [kept.decode(kept(text).input_ids, skip_special_tokens=True).strip() for text in texts] == texts
+
+
+@pytest.mark.parametrize("damage", ["empty", "half", "without a part"])
+def test_an_index_that_an_earlier_version_left_half_written_is_written_again(
+    damage, dataset, fitted, tmp_path, monkeypatch
+):
+    out = tmp_path / "pipeline"
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", lambda path, **_: None)  # its checkpoints are still there
+        fit_generator(dataset, out, CONFIG)
+    index = out / "model_index.json"
+    if damage == "without a part":
+        shutil.rmtree(out / "unet")
+    else:
+        index.write_text(index.read_text()[: {"empty": 0, "half": 99}[damage]])
+    monkeypatch.setattr(stage, "draw_step", lambda *arguments: pytest.fail("it trained again"))
+    fit_generator(dataset, out, CONFIG)
+    assert_same_weights(out, fitted)
+    assert relative_files(out) == relative_files(fitted)
+    assert json.loads(index.read_text()) == json.loads((fitted / "model_index.json").read_text())
+
+
+def test_the_written_folder_is_what_save_pretrained_writes(fitted, tmp_path):
+    pipe = StableUnCLIPImg2ImgPipeline.from_pretrained(fitted)
+    pipe.save_pretrained(tmp_path)
+    names = [path.relative_to(tmp_path) for path in sorted(tmp_path.rglob("*")) if path.is_file()]
+    assert names == [path for path in relative_files(fitted) if path.parts[0] != "training"]
+    index, own = (json.loads((folder / "model_index.json").read_text()) for folder in (tmp_path, fitted))
+    assert {name: value for name, value in index.items() if name != "_name_or_path"} == own
+    assert_same_weights(fitted, tmp_path)
+
+
+def relative_files(folder):
+    return [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def test_the_precision_of_a_fit_is_not_what_makes_it_another_one(dataset, fitted):
+    """None depends on the machine, which a fit that goes on may have changed."""
+    other = FitGeneratorConfig(**{**vars(CONFIG), "bf16": None})
+    assert fit_generator(dataset, fitted, other) == fitted
 
 
 def test_a_finished_fit_is_not_trained_again(dataset, fitted, monkeypatch):

@@ -1,5 +1,6 @@
 """Presets, and loading: by folder, by preset with a folder, and what is said where a generator can't be had."""
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -9,16 +10,26 @@ import torch
 from diffusers import DDPMScheduler, PNDMScheduler
 from safetensors.torch import save_file
 
+from folders import write_folder
 from rendering import DATASET, largest_difference, render, tiny_plan
-from tailsmith.config import SynthesisConfig
+from tailsmith import experiment, stages
+from tailsmith.cli import main
+from tailsmith.config import RunConfig, SynthesisConfig
+from tailsmith.data.dataset import Dataset
+from tailsmith.files import sha256_folder
+from tailsmith.grid import draw_grids
+from tailsmith.synthesis import generators
 from tailsmith.synthesis.cost import cost
 from tailsmith.synthesis.families import FAMILIES as KNOWN
 from tailsmith.synthesis.generators import (
     PRESETS,
+    class_advice,
     find_weights,
     generator_family,
     generator_hash,
     load_generator,
+    located,
+    located_decoder,
     no_loading_bars,
     preset,
 )
@@ -168,6 +179,184 @@ def test_a_restricted_licence_is_told(tmp_path, caplog):
     assert "FLUX.1 [dev] Non-Commercial License" in caplog.text
 
 
+# ---- a folder as somebody else left it ----
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return saved(FAMILIES["sd15"](), tmp_path / "sd15")
+
+
+def change_index(folder, **changes):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, **changes}))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is damaged, it is not JSON: Expecting value"),
+        ("[]", "is damaged: it should hold a JSON object, got list"),
+        ("{}", r"names no pipeline class \(_class_name\); give a folder written by"),
+        ('{"_class_name": 5}', "names no pipeline class"),
+        ("[" * 100_000, "is damaged, it is not JSON"),
+    ],
+)
+def test_an_index_that_is_none(text, message, folder):
+    (folder / "model_index.json").write_text(text)
+    for read in (load_generator, generator_family):
+        with pytest.raises(ValueError, match=rf"model_index\.json {message}"):
+            read(str(folder))
+
+
+@pytest.mark.parametrize("part", [5, ["diffusers"], ["diffusers", 7], "diffusers", {}])
+def test_a_malformed_part(part, folder):
+    change_index(folder, unet=part)
+    with pytest.raises(ValueError, match=r"model_index\.json: part 'unet' should be \[library, class\], got"):
+        load_generator(str(folder))
+
+
+def test_options_of_the_pipeline_are_no_parts(folder):
+    change_index(folder, requires_safety_checker=False, strength=0.5)
+    assert generator_family(str(folder)) is not None
+
+
+@pytest.mark.parametrize("name", ["..", "../other", "/etc", "unet/..", ".", "a/b", ""])
+def test_an_index_never_leads_out_of_its_folder(name, folder, tmp_path, monkeypatch):
+    (tmp_path / "other").mkdir()
+    before, hashed = generator_hash(str(folder)), []
+    change_index(folder, **{name: ["diffusers", "UNet2DConditionModel"]})
+
+    def note(path):
+        hashed.append(path.resolve())
+        return sha256_folder(path)
+
+    monkeypatch.setattr(generators, "sha256_folder", note)
+    assert generator_hash(str(folder)) == before
+    assert {path.parent for path in hashed} == {folder.resolve()}
+    with pytest.raises(ValueError, match=r"has a part .*, which is no name of a folder in .*; remove it"):
+        load_generator(str(folder))
+
+
+def test_pickled_weights_are_never_loaded(folder):
+    ran = folder / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (ran,)
+
+    (folder / "text_encoder" / "model.safetensors").unlink()
+    torch.save({"x": Evil()}, folder / "text_encoder" / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"could not be loaded .*weights as safetensors: pickled ones .* never loaded"):
+        load_generator(str(folder))
+    assert not ran.exists()
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").rename(folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"could not be loaded .*pickled ones .* never loaded"):
+        load_generator(str(folder))
+
+
+@pytest.mark.parametrize("part", ["unet/config.json", "text_encoder/config.json", "scheduler/scheduler_config.json"])
+@pytest.mark.parametrize("text", ["", "[]", '{"hidden_size": "x", "in_channels": "x", "num_train_timesteps": "x"}'])
+def test_a_malformed_configuration_of_a_part_is_one_line(part, text, folder):
+    (folder / part).write_text(text)
+    with pytest.raises(ValueError, match=rf"^generator '{re.escape(str(folder))}': .* could not be loaded \("):
+        load_generator(str(folder))
+
+
+def test_a_generator_in_a_relative_folder_is_found_from_anywhere(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for given, there in (
+        (".", folder),
+        ("../sd15", folder),
+        ("sd1.5=.", f"sd1.5={folder}"),
+        (str(folder), folder),
+        ("mini-unclip", "mini-unclip"),
+        ("owner/name@v1", "owner/name@v1"),
+    ):
+        assert located(given) == str(there)
+    assert located_decoder("unet") == str(folder / "unet")
+    assert [located_decoder(name) for name in ("own", "tiny", "owner/name")] == ["own", "tiny", "owner/name"]
+    config = SynthesisConfig(conditioning="text", feedback_decoder="unet", num_inference_steps=2)
+    meta = stages.plan(DATASET, 6, config=config, generator=".").meta
+    assert (meta["generator"], meta["synthesis"]["feedback_decoder"]) == (str(folder), str(folder / "unet"))
+    monkeypatch.chdir(folder.parent)
+    assert generator_hash(meta["generator"]) == meta["generator_sha256"]
+
+
+# ---- which classes it knows ----
+
+GARMENTS = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def named(*class_names):
+    return Dataset(DATASET.table, class_names, DATASET.attribute_names, "photos")
+
+
+@pytest.mark.parametrize(
+    ("names", "display", "unknown"),
+    [
+        (GARMENTS, {}, None),
+        (("Ankle  Boot", "bag", "T-Shirt"), {}, None),  # to the tokenizer they are the same words
+        (("oak leaf", "rust spot", "bag"), {}, "'oak leaf' and 1 more"),
+        (("oak leaf", "rust spot", "bag"), {"oak leaf": "coat", "rust spot": "bag"}, None),
+        (("bag", "coat", "shirts"), {"bag": "purse"}, "'purse' and 1 more"),
+        (("ankle_boot", "bag", "coat"), {}, "'ankle_boot'"),
+    ],
+)
+def test_the_embedded_generator_knows_ten_garments(names, display, unknown):
+    advice = class_advice("mini-unclip", names, display)
+    if unknown is None:
+        assert advice is None
+    else:
+        assert f"'mini-unclip' knows nothing but {', '.join(GARMENTS)}; the data has {unknown}. Name a" in advice
+        assert all(way in advice for way in ("sd2.1-unclip", "--generator", "fit-generator", "display_names"))
+
+
+def test_foreign_classes_are_refused_by_plan_run_and_grid(tmp_path, classifier):
+    leaves = named("oak leaf", "rust spot", "bag")
+    message = r"generator 'mini-unclip' knows nothing but .*; the data has 'oak leaf' and 1 more\."
+    with pytest.raises(ValueError, match=message):
+        stages.plan(leaves, 8)
+    with pytest.raises(ValueError, match=message):
+        draw_grids(leaves, classifier, tmp_path / "grid")
+    write_folder(tmp_path / "pets")
+    with pytest.raises(ValueError, match=r"knows nothing but .*; the data has 'cat' and 1 more"):
+        experiment.run(RunConfig(data=str(tmp_path / "pets")), tmp_path / "run")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pets"]
+    plan = stages.plan(leaves, 8, config=SynthesisConfig(display_names={"oak leaf": "coat", "rust spot": "dress"}))
+    assert set(plan.table["prompt"]) == {"coat", "dress", "bag"}
+
+
+def test_a_generator_knows_the_classes_that_it_was_fitted_to(folder):
+    assert class_advice(str(folder), ("oak leaf",), {}) is None  # nobody says
+    (folder / "training").mkdir()
+    (folder / "training" / "config.json").write_text(json.dumps({"class_names": ["oak leaf", "rust spot"]}))
+    assert class_advice(str(folder), ("oak leaf",), {}) is None
+    assert "knows nothing but oak leaf, rust spot; the data has 'bag'. Name" in class_advice(
+        f"sd1.5={folder}", ("bag", "oak leaf"), {}
+    )
+    (folder / "training" / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"training/config\.json is damaged, it is not JSON"):
+        class_advice(str(folder), ("bag",), {})
+    assert class_advice("sd2.1-unclip", ("oak leaf",), {}) is None
+
+
+def test_inspect_counts_foreign_classes_and_gives_no_cost_of_a_generator_that_can_not_make_them(tmp_path, capsys):
+    data = str(write_folder(tmp_path / "pets"))
+    assert main(["inspect", data]) == 0
+    printed = capsys.readouterr().out
+    assert "3 requests for an image each in 1 shard\n" in printed
+    assert "Time and disk: unknown. Generator 'mini-unclip' knows nothing but" in printed
+    assert "fit-generator" in printed
+    assert "s per image" not in printed
+    assert main(["inspect", data, "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)["plan"]
+    assert (plan["images"], plan["hours"], plan["bytes"]) == (3, None, None)
+    assert plan["advice"].startswith("generator 'mini-unclip' knows nothing but")
+    assert main(["inspect", data, "--generator", "sd2.1-unclip"]) == 0
+    assert "s per image" in capsys.readouterr().out
+
+
 # ---- what can't be had ----
 
 
@@ -211,6 +400,16 @@ def test_a_folder_with_a_part_missing(tmp_path):
         path.unlink()
     with pytest.raises(ValueError, match=rf"{re.escape(str(folder))} could not be loaded \("):
         load_generator(str(folder))
+
+
+def test_cost_of_a_folder_with_malformed_parts(tmp_path):
+    folder = saved(FAMILIES["sd15"](), tmp_path / "sd15")
+    (folder / "unet" / "config.json").write_text('{"sample_size": "wide"}')
+    with pytest.raises(ValueError, match=r"sd15 is damaged: the config\.json .*sample_size as a number .*got 'wide'"):
+        cost(1, str(folder), None, SynthesisConfig())
+    (folder / "unet" / "config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"unet/config\.json is damaged: it should hold a JSON object, got list"):
+        cost(1, str(folder), None, SynthesisConfig())
 
 
 def test_cost_knows_the_image_sizes_of_the_presets():

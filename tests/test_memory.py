@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from rendering import DATASET, largest_difference, render, tiny_plan
+from tailsmith import stages
+from tailsmith.config import SynthesisConfig
 from tailsmith.synthesis.memory import BatchSize, is_out_of_memory
 from tailsmith.synthesis.worker import Worker
 
@@ -91,6 +93,21 @@ def test_the_encoder_of_the_conditioning_images_may_run_out_as_well(pipe):
     with room_for(pipe.image_encoder.vision_model.embeddings.patch_embedding, 2) as sizes:
         assert largest_difference(render(Worker(pipe, DATASET, None), plan), expected) <= 1
     assert 2 in sizes
+
+
+def test_as_few_images_are_decoded_at_a_time_as_the_plan_says(pipe, classifier):
+    sizes = []
+    hook = classifier.register_forward_pre_hook(lambda _, arguments: sizes.append(len(arguments[0])))
+    few, all_at_once = tiny_plan(feedback_decode_batch_size=3), tiny_plan()
+    made = render(Worker(pipe, DATASET, classifier), few)
+    steps = [1, *(3, 3, 3, 1) * 2, 10]  # the check before sampling, two guided steps, the finished images
+    assert sizes == steps
+    expected = render(Worker(pipe, DATASET, classifier), all_at_once)
+    hook.remove()
+    assert sizes == [*steps, 1, 10, 10, 10]
+    assert largest_difference(made, expected) <= 1
+    with pytest.raises(ValueError, match="feedback_decode_batch_size should be at least 1, got 0"):
+        stages.plan(DATASET, 8, config=SynthesisConfig(feedback_decode_batch_size=0))
 
 
 def test_too_little_for_one_image_is_an_error_that_says_what_helps(pipe, classifier):

@@ -18,7 +18,7 @@ from tailsmith.data.benchmarks import published
 from tailsmith.experiment import report_run
 from tailsmith.files import read_json
 from tailsmith.recipe import data_of, defaults, known_recipes, read_recipe, split_data
-from tailsmith.synthesis.generators import generator_hash
+from tailsmith.synthesis.generators import generator_hash, no_loading_bars
 
 Capture = pytest.CaptureFixture[str]
 
@@ -207,18 +207,26 @@ def mini_recipe(name: str, folder: Path) -> list[str]:
     return ["--recipe", str(path), "--data", str(root)]
 
 
-QUICK = ["--synthesis.num-inference-steps", "2", "--synthesis.feedback-every", "1", "--generator", "mini-unclip"]
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two steps of a tiny generator, which lists no classes."""
+    from tiny import tiny_pipeline
+
+    folder = tmp_path_factory.mktemp("generator")
+    with no_loading_bars():
+        tiny_pipeline().save_pretrained(folder)
+    return ["--synthesis.num-inference-steps", "2", "--synthesis.feedback-every", "1", "--generator", str(folder)]
 
 
 @pytest.mark.parametrize("name", ["imagenet-lt", "places-lt", "nico++"])
 def test_a_recipe_runs_from_images_to_report(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+    name: str, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     monkeypatch.setattr(sample_study, "PER_CLASS", 1)
     out = tmp_path / "run"
     mini = mini_recipe(name, tmp_path)
     options = ["--target", "5", "--arms", "erm,feedback_entropy", "--study-scales", "0,0.03"]
-    assert main(["run", *mini, "--out", str(out), *QUICK, *options]) == 0
+    assert main(["run", *mini, "--out", str(out), *quick, *options]) == 0
     assert f"Report: {out / 'report.html'}" in capsys.readouterr().out
     stored = yaml.safe_load((out / "config.yaml").read_text())
     assert stored["data"] == f"{mini[1]}:{mini[3]}"
@@ -244,11 +252,13 @@ def test_a_recipe_runs_from_images_to_report(
             assert row["conditioning_id"].split("/")[1] == row["prompt"].split(" in ")[0]
 
 
-def test_a_recipes_plan_on_its_images_and_its_synthesis_by_another_process(tmp_path: Path, capsys: Capture) -> None:
+def test_a_recipes_plan_on_its_images_and_its_synthesis_by_another_process(
+    quick: list[str], tmp_path: Path, capsys: Capture
+) -> None:
     """Each worker names the data as RECIPE:ROOT; `plan` takes the root as --data or in its place."""
     mini = mini_recipe("imagenet-lt", tmp_path)
     plans = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
-    quick = [*QUICK, "--target", "4", "--synthesis.feedback-scale", "0"]
+    quick = [*quick, "--target", "4", "--synthesis.feedback-scale", "0"]
     for argv, out in (([*mini], plans[0]), ([*mini[:2], mini[3]], plans[1])):
         assert main(["plan", *argv, "--out", str(out), *quick]) == 0
     assert "target 4 per class, 3 requests" in capsys.readouterr().out

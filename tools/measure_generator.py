@@ -26,6 +26,7 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
 from tailsmith.data.transforms import augmentation
 from tailsmith.files import read_json, write_json
+from tailsmith.synthesis.families import family_of
 
 ASSETS = Path(__file__).parents[1] / "src" / "tailsmith" / "assets"
 QUALITY = ASSETS / "mini-unclip" / "quality.json"
@@ -65,19 +66,17 @@ def train_judges(training: Dataset, unseen: Dataset) -> dict[str, float]:
 
 def sample(pipe: Any, prompts: list[str], guidance_scale: float, steps: int = 30) -> torch.Tensor:
     """Text-conditioned samples -> uint8 [n, 3, H, W]; image i has seed i."""
-    done = []
+    done, family = [], family_of(pipe)
     for start in range(0, len(prompts), 100):
         batch = prompts[start : start + 100]
-        images = pipe(
-            image=None,
-            prompt=batch,
-            image_embeds=torch.zeros(len(batch), pipe.image_encoder.config.projection_dim),
-            guidance_scale=guidance_scale,
-            num_inference_steps=steps,
-            noise_level=0,
-            generator=[torch.Generator().manual_seed(start + i) for i in range(len(batch))],
-            output_type="pt",
-        ).images
+        nothing = torch.zeros(len(batch), *family.embedding_shape(pipe))
+        with family.around(pipe):
+            images = pipe(
+                **family.arguments(pipe, batch, nothing, guidance_scale),
+                num_inference_steps=steps,
+                generator=[torch.Generator().manual_seed(start + i) for i in range(len(batch))],
+                output_type="pt",
+            ).images
         done.append((images.clamp(0, 1) * 255).round().to(torch.uint8))
     return torch.cat(done)
 

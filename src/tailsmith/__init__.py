@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "feedback": "guidance.feedback",
     "FeedbackRecord": "guidance.feedback",
-    "fit_class_gaussians": "guidance.criteria",
+    "fit_class_gaussians": "guidance.class_gaussians",
     "load_generator": "synthesis.generators",
     "fit_generator": "synthesis.fit_generator.recipe",
     "Classifier": "classification.classifier",
@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from tailsmith.config import TrainConfig as TrainConfig
     from tailsmith.data.dataset import Dataset as Dataset
     from tailsmith.experiment import run as run
-    from tailsmith.guidance.criteria import fit_class_gaussians as fit_class_gaussians
+    from tailsmith.guidance.class_gaussians import fit_class_gaussians as fit_class_gaussians
     from tailsmith.guidance.feedback import FeedbackRecord as FeedbackRecord
     from tailsmith.guidance.feedback import feedback as feedback
     from tailsmith.stages import evaluate as evaluate

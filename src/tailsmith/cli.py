@@ -44,6 +44,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 SPREAD = "config"  # the parameter whose fields are options without a prefix
 INVOCATION = "command"  # the parameter that gets the command line itself, for the record
 RECIPE = "recipe"  # the parameter that names other defaults for the options of its command
+SHORT = {"--dtype": "--synthesis.dtype"}  # of a section, where the command has no option of that name
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 TRACEBACK = "TAILSMITH_TRACEBACK"
 
@@ -219,6 +220,7 @@ def _normalized(argv: list[str], parser: ArgumentParser) -> list[str]:
     for position, token in enumerate(argv):
         option, equals, value = token.partition("=")
         known = "--" + option[2:].replace("-", "_")
+        known = SHORT.get(known, known) if known not in types else known
         if known in placed and option.startswith("--"):
             result += [value] if equals else []
         elif option.startswith("--") and known in types:

@@ -38,6 +38,7 @@ def inspect(
     from tailsmith.planning import to_add
     from tailsmith.recipe import data_of, read_recipe
     from tailsmith.synthesis.cost import cost
+    from tailsmith.synthesis.generators import class_advice
 
     if recipe is not None and not data:
         benchmark = read_recipe(recipe).benchmark
@@ -57,6 +58,8 @@ def inspect(
         wanted = "max" if target is None else target
         lacking = to_add(dataset, wanted, per)
         spent = cost(sum(lacking.values()), generator, seconds_per_image, _NO_CONFIG)
+        if (advice := class_advice(generator, dataset.class_names, {})) is not None:
+            spent |= {"hours": None, "seconds_per_image": None, "bytes": None, "advice": advice}
         described["plan"] = {"target": wanted, "per": per, "to_add": lacking, **spent}
     if json:
         print(to_json(described))
@@ -115,6 +118,7 @@ def train(
     synthetic: Path | None = None,  # folder of shards that `tailsmith synthesize` filled
     augmentation: str = "crop-flip-colour",
     train: TrainConfig = _TRAIN,
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
     max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
@@ -122,9 +126,10 @@ def train(
     """Train a classifier on real images, or on real and synthetic ones; under torchrun on many processes."""
     import torch
 
-    from tailsmith import stages
+    from tailsmith import devices, stages
     from tailsmith.synthesis.shards import finished_images
 
+    devices.use(device)
     if (out / "config.json").exists():
         raise ValueError(f"{out} holds a classifier already; use another --out, or delete it to train again")
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
@@ -151,19 +156,24 @@ def synthesize(
     classifier: Path | None = None,  # folder of the classifier that guides; needed where the plan has feedback
     batch_size: int = 64,  # images at a time
     shards: int | str | None = None,  # only these: 3, or 0,1,2, or 0-9; None = all
+    dtype: str | None = None,  # fp32 | fp16 (accelerators only) | bf16, kept with the shards; None = the plan's
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
     max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # the same as for the plan
 ) -> None:
     """Make the images of a plan, shard by shard; the same command again goes on where it stopped."""
-    from tailsmith import stages
+    from tailsmith import devices, stages
     from tailsmith.classification.classifier import load_classifier, on_accelerator
+    from tailsmith.planning import with_dtype
     from tailsmith.synthesis.requests import Plan
     from tailsmith.synthesis.shards import chosen_shards, rendered
 
+    devices.use(device)
     if batch_size < 1:
         raise ValueError(f"batch_size should be at least 1, got {batch_size}")
-    requests = Plan.read(plan)
+    requests = Plan.read(plan) if dtype is None else with_dtype(Plan.read(plan), dtype)
+    devices.chosen_dtype(requests.meta["synthesis"].get("dtype", "fp32"))
     chosen = requests.shards if shards is None else chosen_shards(str(shards), requests.shards)
     guide = on_accelerator(load_classifier(classifier)) if classifier else None
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
@@ -177,14 +187,16 @@ def evaluate(
     data: str,  # the data it was trained on
     split: str = "test",  # train | val | test
     json: Path | None = None,  # also write the table here
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
     max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # the same as for training
 ) -> None:
     """Accuracy on real images: overall, per shot, class and group, worst group, each with n and interval."""
-    from tailsmith import stages
+    from tailsmith import devices, stages
     from tailsmith.classification.classifier import load_classifier, on_accelerator
 
+    devices.use(device)
     trained = on_accelerator(load_classifier(classifier))
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     table = stages.evaluate(trained, dataset, split)
@@ -198,14 +210,16 @@ def fit_generator(
     config: FitGeneratorConfig,
     *,
     out: Path,  # folder for the pipeline
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
     max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
 ) -> None:
     """Train a small unCLIP diffusion model on a dataset; the same command again goes on."""
-    from tailsmith import stages
+    from tailsmith import devices, stages
     from tailsmith.synthesis.fit_generator.recipe import fit_generator
 
+    devices.use(device)
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     folder = fit_generator(dataset, out, config)
     print(f"Generator: {folder} (use it with --generator {folder})")

@@ -41,9 +41,11 @@ class SynthesisConfig:
     feedback_through: str = "denoiser"  # denoiser (exact) | denoiser-forward (one more forward pass) | decoder
     feedback_decoder: str = "own"  # own | tiny | an AutoencoderTiny's folder or hub id: shows x0-hat to the classifier
     feedback_decode_size: int | None = None  # pixels of that view's short side, by resizing the latents
+    feedback_decode_batch_size: int | None = None  # images decoded at a time, for memory; None = by their pixels
     feedback_reuse: bool = False  # follow the last gradient between guided steps too (appendix G.1)
     feedback_checkpointing: bool = False  # less memory for the backward pass, more time
     feedback_views: int = 1  # average the criterion over this many random views of x0-hat
+    dtype: str = "fp32"  # of the generator: fp32 | fp16 (accelerators only; the paper's) | bf16; also --dtype
     shard_size: int = 256
     seed: int = 0
 
@@ -81,7 +83,7 @@ class FitGeneratorConfig:
     text_dropout: float = 0.1
     embedding_dropout: float = 0.5  # share of images denoised without their image embedding
     kl_weight: float = 1e-3
-    bf16: bool = True
+    bf16: bool | None = None  # autocast; None = where the device has bf16 arithmetic
     seed: int = 0
 
 

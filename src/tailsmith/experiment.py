@@ -14,12 +14,14 @@ from tailsmith.classification.training import check_train_config, untrained_clas
 from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, from_dict
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.transforms import augmentation as named_augmentation
+from tailsmith.devices import chosen_dtype
 from tailsmith.files import read_json, write_json
 from tailsmith.run_directory import RunDirectory, environment
 from tailsmith.run_report import write_run_report
 from tailsmith.sample_study import Study, study_samples
 from tailsmith.sample_study import settings as study_settings
 from tailsmith.search import best_of_trials, over_seeds
+from tailsmith.synthesis import hardness
 from tailsmith.synthesis.generators import generator_hash, load_generator, preset
 
 
@@ -29,6 +31,7 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     Every finished piece is kept in `out`, and the same call goes on where it stopped. Raises ValueError for anything
     wrong with the data or the configuration before any work starts.
     """
+    dtype = chosen_dtype(config.synthesis.dtype)
     dataset = _load(config)
     _check(config, dataset)
     directory = RunDirectory.claim(Path(out), config, command)
@@ -42,14 +45,15 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
         if ARMS[arm]["synthesis"] is not None:
             # 2. One request per image that a class or group lacks; 3. D_syn: text- and image-conditioned samples,
             # steered by omega grad C(x, y, f_phi) (Eq. 3).
-            pipe = pipe or load_generator(config.generator)
+            pipe = pipe or load_generator(config.generator, dtype=dtype)
             synthetic = synthesize_arm(directory, config, dataset, arm, guide, pipe)
         # 4. Retrain from scratch on D_real and D_syn, half of each mini-batch; test on real images only.
         train_arm(directory, config, dataset, arm, synthetic)
 
     # 5. What it bought, and what the samples are like.
     with directory.timed("study samples"):
-        study = study_samples(Study(directory, config, dataset, guide, pipe or load_generator(config.generator)))
+        pipe = pipe or load_generator(config.generator, dtype=dtype)
+        study = study_samples(Study(directory, config, dataset, guide, pipe))
     write_json(directory.path / "samples.json", study)
     write_json(directory.path / "environment.json", {**environment(), **_provenance(config, dataset, guide)})
     return report_run(directory.path)
@@ -120,6 +124,7 @@ def synthesize_arm(
             classifier=guide,
             pipe=pipe,
             batch_size=config.batch_size,
+            hardness=directory.path / hardness.FILE,
             description=f"synthesize: {arm}",
         )
 

@@ -29,6 +29,7 @@ from tailsmith.report.grid_cells import Axes, Grid, Place, Seen
 from tailsmith.report.grid_figures import write_figures
 from tailsmith.report.grid_page import write_grid_page
 from tailsmith.synthesis.generators import EMBEDDED, preset
+from tailsmith.synthesis.hardness import FILE, class_gaussians
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
@@ -70,16 +71,26 @@ def draw_grids(
     stages.synthesize(plan, dataset, cells, classifier=classifier, pipe=pipe, batch_size=batch_size, description="grid")
     results = read_shards(cells, plan).assign(black=False)  # an image that shows nothing belongs into its cell
     held = _held(axes, config.base, preset(generator).guidance_scale)
-    grid = _grid(plan, axes, held, synthetic_dataset(results, dataset), dataset, classifier, command)
+    grid = _grid(plan, axes, held, synthetic_dataset(results, dataset), dataset, classifier, cells / FILE, command)
     meta = {name: value for name, value in plan.meta.items() if name != "synthesis"}  # cells have steps of their own
     write_json(out / "grid.json", {**meta, "axes": vars(axes), "cells": _as_json(grid)})
     return Drawn(write_grid_page(grid, out / "grid.html"), write_figures(grid, out), out / "grid.json")
 
 
 def _grid(
-    plan: Plan, axes: Axes, held: Place, synthetic: Dataset, dataset: Dataset, classifier: Any, command: str
+    plan: Plan,
+    axes: Axes,
+    held: Place,
+    synthetic: Dataset,
+    dataset: Dataset,
+    classifier: Any,
+    kept: Path,
+    command: str,
 ) -> Grid:
-    """The grid as the classifier sees it, beside the real images that it is conditioned on."""
+    """The grid as the classifier sees it, beside the real images that it is conditioned on.
+
+    `kept`: where the class Gaussians of hardness are, or will be.
+    """
     places, requests = axes.rendered(), plan.table
     pictured = {
         place.name: image_id
@@ -88,7 +99,7 @@ def _grid(
     }
     row_of = {image_id: row for row, image_id in enumerate(dataset.table["image_id"])}
     real = dataset.select(np.array([row_of[image_id] for image_id in pictured.values()], dtype=np.int64))
-    gaussians = stages.class_gaussians(dataset, classifier) if "hardness" in axes.criteria else None
+    gaussians = class_gaussians(dataset, classifier, kept) if "hardness" in axes.criteria else None
     criteria = {name: get_criterion(name, gaussians) for name in axes.criteria}
     seen = _look(Dataset.concatenate([synthetic, real]), classifier, criteria)
     return Grid(

@@ -7,6 +7,7 @@ from tailsmith.config import SynthesisConfig
 from tailsmith.data.benchmarks import Benchmark, missing_from_totals, published
 from tailsmith.data.dataset import Dataset
 from tailsmith.synthesis.allocation import Target
+from tailsmith.synthesis.requests import Plan
 
 
 def to_add(dataset: Dataset, target: Target, per: str) -> dict[str, int]:
@@ -28,3 +29,8 @@ def published_requests(
     dataset = published(benchmark)
     made = stages.plan(dataset, target, per=per, config=config, generator=generator)
     return len(made), to_add(dataset, target, per)
+
+
+def with_dtype(plan: Plan, dtype: str) -> Plan:
+    """The same requests for the generator in another precision, which makes slightly other images: another plan."""
+    return Plan(plan.table, {**plan.meta, "synthesis": {**plan.meta["synthesis"], "dtype": dtype}})

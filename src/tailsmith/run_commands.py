@@ -15,6 +15,7 @@ def demo(
     out: Path = Path("runs/demo"),  # the run directory
     task: str = "fashion-lt",  # fashion-lt | fashion-groups
     write_data: Path | None = None,  # only write the task's images as an ordinary folder here
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     command: str = "tailsmith demo",
 ) -> None:
     """Run the whole recipe on the embedded photographs: about five minutes on two cores, no download."""
@@ -34,7 +35,7 @@ def demo(
     from tailsmith.experiment import demo_config
 
     print(f"Embedded task {task}: train, plan, synthesize, retrain, evaluate. About five minutes on two cores.")
-    run(demo_config(task), out=out, command=command)
+    run(demo_config(task), out=out, device=device, command=command)
 
 
 def run(
@@ -42,14 +43,16 @@ def run(
     *,
     out: Path,  # the run directory
     recipe: str | None = None,  # a published benchmark and its settings; --data is then the root of its images
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     command: str = "tailsmith run",
 ) -> None:
     """The whole recipe: train, plan, synthesize, retrain, evaluate, report; again, it goes on."""
-    from tailsmith import experiment
+    from tailsmith import devices, experiment
     from tailsmith.recipe import data_of
     from tailsmith.run_directory import RunDirectory
     from tailsmith.run_report import arm_tables
 
+    devices.use(device)
     config = replace(config, data=data_of(recipe, config.data))
     report_path = experiment.run(config, out, command)
     directory = RunDirectory(out)
@@ -72,15 +75,18 @@ def reproduce(
     out: Path,  # folder for the run directories
     results: Path,  # JSON file for the numbers
     seeds: tuple[int, ...] = (0, 1, 2),  # of data, classifiers and synthesis together
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     command: str = "tailsmith reproduce",
 ) -> None:
     """Repeat the embedded experiments over seeds; again, it goes on."""
+    from tailsmith import devices
     from tailsmith.reproduction.fashion import reproduce
     from tailsmith.reproduction.sweep import sweep
     from tailsmith.reproduction.tables import COLUMNS, markdown_table
 
     if experiment not in (known := (*COLUMNS, "feedback-sweep")):
         raise ValueError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
+    devices.use(device)
     if experiment == "feedback-sweep":
         for seed in seeds:
             sweep(out, results, seed, command)
@@ -98,6 +104,7 @@ def grid(
     classifier: Path | None = None,  # folder of the classifier that guides and judges; always needed
     generator: str = "mini-unclip",  # a preset, a folder, or a hub id
     batch_size: int = 64,  # images at a time
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
     max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # the same as for training
@@ -106,10 +113,12 @@ def grid(
     """Draw what guidance, feedback, dropout and conditioning change, all else equal; again, it goes on."""
     if classifier is None:
         raise ValueError(f"grid needs a classifier: run `tailsmith train {data} --out DIR`, then add --classifier DIR")
-    from tailsmith import stages
+    from tailsmith import devices, stages
     from tailsmith.classification.classifier import load_classifier, on_accelerator
     from tailsmith.grid import draw_grids
 
+    devices.use(device)
+    devices.chosen_dtype(config.synthesis.dtype)
     judge = on_accelerator(load_classifier(classifier))
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     drawn = draw_grids(dataset, judge, out, config, generator=generator, batch_size=batch_size, command=command)

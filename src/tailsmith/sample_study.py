@@ -27,6 +27,7 @@ from tailsmith.data.images import ImageArray
 from tailsmith.guidance.criteria import CRITERION_NAMES, ClassGaussians, get_criterion
 from tailsmith.metrics.samples import agreement, compare
 from tailsmith.run_directory import RunDirectory
+from tailsmith.synthesis import hardness
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
@@ -155,6 +156,7 @@ def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
         classifier=study.guide,
         pipe=study.pipe,
         batch_size=study.config.batch_size,
+        hardness=study.directory.path / hardness.FILE,
         description=f"study: {name}",
     )
     return read_shards(folder, plan)

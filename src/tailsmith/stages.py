@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tailsmith import __version__
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.prediction import predict, predict_with_features
+from tailsmith.classification.prediction import predict
 from tailsmith.classification.training import train_classifier
 from tailsmith.config import SynthesisConfig, TrainConfig
 from tailsmith.data import benchmarks, embedded, readers
@@ -23,24 +23,30 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
 from tailsmith.data.packed import write_packed
 from tailsmith.data.transforms import augmentation as named_augmentation
-from tailsmith.guidance.criteria import ClassGaussians, fit_class_gaussians
+from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
 from tailsmith.synthesis.families import check_conditioning
 from tailsmith.synthesis.generators import (
     EMBEDDED,
+    check_generator,
     decoder_hash,
     find_decoder,
     generator_family,
     generator_hash,
     load_decoder,
-    load_generator,
+    located,
+    located_decoder,
+    planned_pipe,
 )
+from tailsmith.synthesis.hardness import FILE, class_gaussians
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import Plan, check_config, check_shards, make_plan
 from tailsmith.synthesis.shards import claim
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
+
+LATER = {"dtype", "feedback_decode_batch_size"}  # settings that a plan of before lacks: it means their defaults
 
 
 def load(
@@ -125,7 +131,7 @@ def plan(
         "version": __version__,
         "dataset": dataset.name,
         "per": per,
-        "generator": str(generator),
+        "generator": located(str(generator)),
         "generator_sha256": generator_hash(str(generator)),
         "decoder_sha256": decoder_hash(config.feedback_decoder, str(generator)) if config.feedback_scale > 0 else None,
         "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
@@ -135,6 +141,7 @@ def plan(
 
 def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) -> SynthesisConfig:
     """The settings with the generator's own defaults; ValueError for what can't work, before anything is planned."""
+    check_generator(generator, dataset.class_names, config)
     config = settled(config, generator)
     check_config(config, dataset)
     if config.conditioning != "text":
@@ -143,7 +150,7 @@ def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) 
         check_conditioning(*known, [config.conditioning])
     if config.feedback_scale > 0:
         find_decoder(config.feedback_decoder, generator)
-    return config
+    return replace(config, feedback_decoder=located_decoder(config.feedback_decoder))
 
 
 def missing(dataset: Dataset, target: Target, per: str) -> npt.NDArray[np.int64]:
@@ -166,13 +173,15 @@ def synthesize(
     pipe: Any = None,
     batch_size: int = 64,
     shards: list[int] | None = None,
+    hardness: Path | None = None,
     description: str = "synthesize",
 ) -> Dataset:
     """Fulfil a plan into `out/shard-*.parquet` and return the synthetic images; the same call resumes.
 
     `dataset` holds the conditioning images, `classifier` guides where the plan has feedback, `pipe` replaces the plan's
-    generator, `shards` limits this process to some shards. Raises ValueError where the classifier's classes differ from
-    the plan's or `out` holds another plan's shards.
+    generator, `shards` limits this process to some shards, `hardness` names the file that keeps that criterion's class
+    Gaussians (None: one in `out`). Raises ValueError where the classifier's classes differ from the plan's or `out`
+    holds another plan's shards.
     """
     out = Path(out)
     _check_match(plan, dataset, classifier)
@@ -182,8 +191,8 @@ def synthesize(
     unfinished = [number for number in mine if not shard_path(out, number).exists()]
     if unfinished:
         _check_settings(plan)
-        pipe = pipe if pipe is not None else load_generator(plan.meta["generator"])
-        gaussians = _gaussians(plan, dataset, classifier)
+        pipe = planned_pipe(plan.meta["generator"], plan.meta["synthesis"].get("dtype", "fp32"), pipe)
+        gaussians = _gaussians(plan, dataset, classifier, hardness or out / FILE)
         decoder = load_decoder(
             plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
             plan.meta["generator"],
@@ -220,13 +229,6 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
         image_ids=rows.table["image_id"].tolist(),
         bootstrap=bootstrap,
     )
-
-
-def class_gaussians(dataset: Dataset, classifier: Any) -> ClassGaussians:
-    """What hardness needs: Gaussians of the classifier's features of the real training images, one per class."""
-    training = dataset.split("train")
-    _, features = predict_with_features(classifier, ImageArray(training, getattr(classifier, "image_size", 224)))
-    return fit_class_gaussians(np.asarray(features), training.labels, len(dataset.class_names))
 
 
 def _default_size(config: TrainConfig) -> int:
@@ -266,7 +268,7 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
 def _check_settings(plan: Plan) -> None:
     """The plan's settings are all there, and its decoder is the one it was made for."""
     settings = plan.meta["synthesis"]
-    if lacks := {each.name for each in fields(SynthesisConfig)} - set(settings):
+    if lacks := {each.name for each in fields(SynthesisConfig)} - set(settings) - LATER:
         raise ValueError(
             f"this plan is of another version of tailsmith, it lacks {min(lacks)}; make a new plan, and synthesize it "
             "into another folder"
@@ -279,11 +281,11 @@ def _check_settings(plan: Plan) -> None:
         )
 
 
-def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians | None:
+def _gaussians(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> ClassGaussians | None:
     """Class Gaussians of the real training features, where the plan's criteria include hardness."""
     if classifier is None or not (plan.table["criterion"] == "hardness").any():
         return None
-    return class_gaussians(dataset, classifier)
+    return class_gaussians(dataset, classifier, kept)
 
 
 def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) -> None:

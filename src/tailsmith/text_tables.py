@@ -59,6 +59,8 @@ def plan_text(plan: Mapping[str, Any] | None, *, names: bool = True) -> str:
         lines += [aligned(rows[:LISTED])] if rows else []
         if len(rows) > LISTED:
             lines.append(f"  ... and {len(rows) - LISTED:,} more")
+    if plan.get("advice"):
+        return "\n".join([*lines, f"Time and disk: unknown. {plan['advice'][0].upper()}{plan['advice'][1:]}"])
     if plan["hours"] is None:
         lines.append(f"Time with {plan['generator']}: unknown; give --seconds-per-image")
     else:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tailsmith.classification.backbones import TimmBackbone, create_backbone, has_timm_interface
 from tailsmith.classification.prediction import evaluation_mode
+from tailsmith.devices import chosen_device
 from tailsmith.files import read_json, write_atomically, write_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -115,10 +116,8 @@ def load_classifier(folder: str | Path) -> Classifier:
 
 
 def on_accelerator(classifier: Classifier) -> Classifier:
-    """Where training leaves a classifier: on the machine's accelerator, if it has one."""
-    if not torch.accelerator.is_available():
-        return classifier
-    return classifier.to(torch.accelerator.current_accelerator())
+    """Where training leaves a classifier, and where generators sample: on the chosen device."""
+    return classifier.to(chosen_device())
 
 
 def wrap_classifier(

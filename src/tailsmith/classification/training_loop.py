@@ -19,6 +19,7 @@ from tailsmith.classification.optimization import average_decay, learning_rate_a
 from tailsmith.classification.prediction import SELECT_BY, Indexable, class_hits, predict, to_unit_range
 from tailsmith.classification.resampling import Rows, batches, class_shares
 from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
+from tailsmith.devices import chosen_device
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]  # float [B, 3, H, W] in [0, 1] -> the same
 BatchLoss = Callable[[Tensor, Tensor, Rows], Tensor]  # logits [B, C], labels [B], training rows [B] -> [B]
@@ -91,7 +92,7 @@ def run_stage(
 ) -> Iterator[StepRecord]:
     """Train what of the classifier requires gradients; `done` of `total` steps lie behind this stage."""
     config = stage.config
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available())
+    accelerator = Accelerator(cpu=chosen_device().type == "cpu")
     model, optimizer = accelerator.prepare(classifier, sgd(config, classifier))
     average = copy.deepcopy(classifier) if config.ema_decay else classifier
     for step, rows in enumerate(_order(stage, classifier, accelerator), start=1):

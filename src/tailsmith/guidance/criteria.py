@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from tailsmith.guidance.class_gaussians import ClassGaussians
 
 Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits [N, C], features [N, D], labels [N] -> [N]
 
@@ -24,66 +23,21 @@ def entropy(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 
-@dataclass(frozen=True)
-class ClassGaussians:
-    """One Gaussian of the classifier's features per class: what Eq. 7 needs beside the image."""
-
-    means: Tensor  # [C, D]
-    precisions: Tensor  # [C, D, D], the inverse covariances
-    log_determinants: Tensor  # [C], of the covariances
-
-
 def hardness(gaussians: ClassGaussians) -> Criterion:
     """Hardness score HS(x, y, f) (Eq. 7, Sehwag et al. 2022): the negative log-density of the features under
     class y.
     """
 
     def criterion(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-        rows = labels.to(gaussians.means.device)  # a thousand classes' precisions would fill the classifier's device
-        offset = features.float() - gaussians.means[rows].to(features.device)  # [N, D]
-        precision = gaussians.precisions[rows].to(features.device)  # [N, D, D]
-        mahalanobis = torch.einsum("nd,nde,ne->n", offset, precision, offset)
-        log_determinant = gaussians.log_determinants[rows].to(features.device)
-        return 0.5 * (mahalanobis + log_determinant + features.shape[1] * math.log(2 * math.pi))
+        values = torch.zeros(len(labels), device=features.device)
+        for label in sorted(set(labels.tolist())):  # all classes' directions would fill the classifier's device
+            rows = torch.nonzero(labels == label).flatten().to(features.device)
+            squared = gaussians.mahalanobis(label, features[rows].float())
+            constant = float(gaussians.log_determinants[label]) + features.shape[1] * math.log(2 * math.pi)
+            values = values.index_put((rows,), 0.5 * (squared + constant))
+        return values
 
     return criterion
-
-
-def fit_class_gaussians(features: NDArray[np.float32], labels: NDArray[np.int64], num_classes: int) -> ClassGaussians:
-    """Class means and Ledoit-Wolf covariances of real features [n, D].
-
-    A class with one or two images has a mean but no covariance of its own, a class with none has neither:
-    they take the covariance pooled within classes, and the mean of all images. Raises ValueError for fewer
-    than two images.
-    """
-    from sklearn.covariance import LedoitWolf
-
-    if len(features) < 2:
-        raise ValueError(f"hardness needs features of at least 2 real images, got {len(features)}")
-    wide = features.astype(np.float64)
-    counts = np.bincount(labels, minlength=num_classes)
-    overall = wide.mean(axis=0)
-    means = np.stack([wide[labels == c].mean(axis=0) if counts[c] else overall for c in range(num_classes)])
-    pooled = LedoitWolf(assume_centered=True).fit(wide - means[labels]).covariance_
-    covariances = np.stack([_covariance(wide[labels == c], pooled) for c in range(num_classes)])
-    floor = 1e-4 * np.trace(pooled) / len(pooled) + 1e-12  # two equal images, or features that never fire
-    covariances += floor * np.eye(wide.shape[1])
-    return ClassGaussians(
-        torch.from_numpy(means).float(),
-        torch.from_numpy(np.linalg.inv(covariances)).float(),
-        torch.from_numpy(np.linalg.slogdet(covariances)[1]).float(),
-    )
-
-
-def _covariance(features: NDArray[np.float64], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ledoit-Wolf covariance of one class's features [n, D] -> [D, D].
-
-    `otherwise` where n < 3: two centred images are each other's negative, so their scatter never varies and
-    Ledoit-Wolf would not shrink it at all: a rank-one covariance.
-    """
-    from sklearn.covariance import LedoitWolf
-
-    return np.asarray(LedoitWolf().fit(features).covariance_) if len(features) > 2 else otherwise
 
 
 CRITERIA: dict[str, Criterion] = {"loss": loss, "entropy": entropy}  # "hardness" needs class Gaussians

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tailsmith.guidance.criteria import ClassGaussians, Criterion, get_criterion, mixture
+from tailsmith.guidance.class_gaussians import ClassGaussians
+from tailsmith.guidance.criteria import Criterion, get_criterion, mixture
 from tailsmith.guidance.denoiser import denoiser_of
 from tailsmith.guidance.guided_step import Classifier, FeedbackRecord, GuidedStep, Skip
 from tailsmith.guidance.hook import Hook

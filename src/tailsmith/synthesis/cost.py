@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tailsmith.config import SynthesisConfig
-from tailsmith.files import read_json
 from tailsmith.synthesis.generators import EMBEDDED, PRESETS, generator_folder, preset
+from tailsmith.synthesis.pipeline_folder import read_object
 
-# 30 steps: seconds with feedback and without, and where; for others there is --seconds-per-image.
+# 30 steps: seconds with feedback and without, in which precision and where; for others there is --seconds-per-image.
 SECONDS_PER_IMAGE = {
-    "mini-unclip": (0.1, 0.07, "on 2 CPU cores, 64 at a time"),
-    "sd2.1-unclip": (21.9, 3.8, "on one V100, one at a time (the paper's Table 4)"),
+    "mini-unclip": (0.1, 0.07, "fp32", "on 2 CPU cores, 64 at a time"),
+    "sd2.1-unclip": (21.9, 3.8, "fp16", "on one V100, one at a time (the paper's Table 4)"),
 }
 FLUX_LATENT = 128  # its pipeline's own constant: Flux's configuration doesn't say
 PNG_RATIO = 0.8  # bytes of a photograph as PNG per byte of its pixels
@@ -21,13 +21,11 @@ PNG_RATIO = 0.8  # bytes of a photograph as PNG per byte of its pixels
 def cost(images: int, generator: str, seconds: float | None, config: SynthesisConfig) -> dict[str, Any]:
     """What so many images take: shards, hours of one device (None where the generator's speed is unknown), bytes.
 
-    "measured" says on what machine, where `seconds` doesn't come from the caller.
+    "measured" says in which precision and on what machine, where `seconds` doesn't come from the caller.
     """
     if seconds is not None and seconds <= 0:
         raise ValueError(f"seconds_per_image should be above 0, got {seconds}")
-    guided, plain, where = SECONDS_PER_IMAGE.get(generator.partition("=")[0], (None, None, None))
-    known = guided if config.feedback_scale > 0 else plain
-    each, where = (known, where) if seconds is None else (seconds, None)
+    each, where = (seconds, None) if seconds is not None else _measured(generator, config)
     return {
         "images": images,
         "shards": -(-images // config.shard_size),
@@ -40,17 +38,32 @@ def cost(images: int, generator: str, seconds: float | None, config: SynthesisCo
     }
 
 
+def _measured(generator: str, config: SynthesisConfig) -> tuple[float | None, str | None]:
+    """Seconds per image, and how they were measured; None where nobody has."""
+    name = generator.partition("=")[0]
+    if name not in SECONDS_PER_IMAGE:
+        return None, None
+    guided, plain, dtype, where = SECONDS_PER_IMAGE[name]
+    other = "" if config.dtype == dtype else f", not in {config.dtype} as here"
+    return guided if config.feedback_scale > 0 else plain, f"in {dtype}{other}, {where}"
+
+
 def _image_size(generator: str) -> int:
     """Pixels; of a folder as its denoiser and autoencoder say, else the preset's."""
     folder = None if generator in PRESETS else generator_folder(generator)
     denoiser, autoencoder = _part(folder, "unet", "transformer"), _part(folder, "vae", "movq")
     if denoiser is None or autoencoder is None:
         return preset(generator).image_size
-    latent = int(denoiser.get("sample_size", FLUX_LATENT))
-    return latent * int(2 ** (len(autoencoder["block_out_channels"]) - 1))
+    latent, channels = denoiser.get("sample_size", FLUX_LATENT), autoencoder.get("block_out_channels")
+    if not isinstance(latent, int) or not isinstance(channels, list) or not channels:
+        raise ValueError(
+            f"{folder} is damaged: the config.json of its denoiser and autoencoder should give sample_size as a "
+            f"number and block_out_channels as a list, got {latent!r} and {channels!r}"
+        )
+    return latent * int(2 ** (len(channels) - 1))
 
 
 def _part(folder: Path | None, *names: str) -> dict[str, Any] | None:
     """The configuration of the first of these parts that a pipeline's folder has."""
     paths = [folder / name / "config.json" for name in names] if folder else []
-    return next((dict(read_json(path)) for path in paths if path.is_file()), None)
+    return next((read_object(path) for path in paths if path.is_file()), None)

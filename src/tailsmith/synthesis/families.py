@@ -56,6 +56,26 @@ def _unclip(pipe: Any, prompts: list[str], embeddings: Tensor, guidance_scale: f
     }
 
 
+@contextmanager
+def _no_image_is_zeros(pipe: Any) -> Iterator[None]:
+    """Inside, an embedding of nothing but zeros reaches the denoiser as zeros throughout.
+
+    That is "no image" as unCLIP is trained, and the pipeline's own negative; the pipeline would noise it and add the
+    embedding of the noise level, which classifier-free guidance then amplifies.
+    """
+    own = pipe.noise_image_embeddings
+
+    def noised(image_embeds: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        made: Tensor = own(image_embeds, *arguments, **options)  # [n, 2 D]: the embedding and its noise level
+        return made.masked_fill((image_embeds == 0).all(dim=1, keepdim=True), 0)
+
+    try:
+        pipe.noise_image_embeddings = noised
+        yield
+    finally:
+        del pipe.noise_image_embeddings
+
+
 def _ip_adapter(pipe: Any, prompts: list[str], embeddings: Tensor, guidance_scale: float) -> dict[str, Any]:
     """Zeros are the adapter's "no image": what it was trained with, and its classifier-free negative."""
     wanted = embeddings[:, None].to(pipe._execution_device, pipe.unet.dtype)  # [n, one image each, D]
@@ -118,7 +138,7 @@ _USE_ANOTHER = "The unCLIP, IP-Adapter and Kandinsky 2.2 generators take images.
 _DECODER = "The other generators take text."
 
 FAMILIES: dict[str, Family] = {
-    "StableUnCLIPImg2ImgPipeline": Family(ANY, _unclip, DDIM, embed_images, clip_embedding),
+    "StableUnCLIPImg2ImgPipeline": Family(ANY, _unclip, DDIM, embed_images, clip_embedding, _no_image_is_zeros),
     "StableDiffusionPipeline": Family(("text",), _prompts_only, advice=_ADAPT),
     "StableDiffusionPipeline" + WITH_IP_ADAPTER: _IP_ADAPTER,
     "StableDiffusionXLPipeline": Family(("text",), _prompts_only, advice=_ADAPT),

@@ -3,25 +3,29 @@
 import hashlib
 import logging
 import os
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import torch
 
-from tailsmith.files import read_json, sha256_folder
+from tailsmith.config import SynthesisConfig
+from tailsmith.devices import DTYPES, chosen_device, chosen_dtype, dtype_name
+from tailsmith.files import sha256_folder
 from tailsmith.synthesis.families import WITH_IP_ADAPTER, Family, family_of, get_family
+from tailsmith.synthesis.locations import HUB_ID, Weights, class_advice, find_weights, generator_folder, located
+from tailsmith.synthesis.memory import is_out_of_memory
+from tailsmith.synthesis.pipeline_folder import INDEX, own_parts, read_index, read_object
 from tailsmith.synthesis.presets import EMBEDDED, PRESETS, Companion, Preset, preset
 
 __all__ = [
     "EMBEDDED",
     "PRESETS",
     "Preset",
+    "check_generator",
+    "class_advice",
     "decoder_hash",
     "find_decoder",
     "generator_family",
@@ -29,58 +33,14 @@ __all__ = [
     "generator_hash",
     "load_decoder",
     "load_generator",
+    "located",
+    "located_decoder",
     "no_loading_bars",
+    "planned_pipe",
     "preset",
 ]
 
 log = logging.getLogger(__name__)
-HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+))?")
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Where the weights of one repository are: a local folder, or the hub."""
-
-    folder: Path | None
-    hub_id: str = ""
-    revision: str | None = None
-
-    @property
-    def source(self) -> str:
-        return str(self.folder or self.hub_id)
-
-    def __str__(self) -> str:
-        return str(self.folder) if self.folder else f"{self.hub_id}@{self.revision or 'unpinned'}"
-
-
-def find_weights(generator: str) -> Weights:
-    """Of PRESET, FOLDER, OWNER/NAME[@REVISION] or PRESET=any of the latter two; ValueError for anything else."""
-    name, _, own = generator.partition("=")
-    if name not in PRESETS:
-        own = generator
-    elif not own:
-        known = PRESETS[name]
-        return Weights(None, known.source, known.revision) if known.source else Weights(_embedded_folder())
-    folder = Path(own)
-    if folder.exists():
-        if not (folder / "model_index.json").is_file():
-            raise ValueError(
-                f"{folder} is not a diffusers pipeline: it has no model_index.json; give a folder written by "
-                "`tailsmith fit-generator` or by pipe.save_pretrained"
-            )
-        return Weights(folder)
-    hub = HUB_ID.fullmatch(own)
-    if hub is None:
-        raise ValueError(
-            f"generator {generator!r} is no preset ({', '.join(PRESETS)}), no folder here, and no hub id "
-            "(owner/name); give one of these"
-        )
-    return Weights(None, hub[1], hub[2])
-
-
-def generator_folder(generator: str) -> Path | None:
-    """The local folder of a generator, None for one that lives on the hub; ValueError where it can be neither."""
-    return find_weights(generator).folder
 
 
 def generator_family(generator: str) -> tuple[str, Family] | None:
@@ -88,21 +48,11 @@ def generator_family(generator: str) -> tuple[str, Family] | None:
     weights, known = find_weights(generator), preset(generator)
     if weights.folder is None:
         return (known.family, get_family(known.family)) if known.family else None
-    name = str(read_json(weights.folder / "model_index.json")["_class_name"])
+    name = str(read_index(weights.folder)["_class_name"])
     expected = known.family.removesuffix(WITH_IP_ADAPTER)
     if expected and name != expected:
         raise ValueError(f"generator {generator!r} should be a {expected}, but {weights.folder} is a {name}")
     return known.family or name, get_family(known.family or name)
-
-
-def _embedded_folder() -> Path:
-    folder = Path(str(files("tailsmith").joinpath("assets", EMBEDDED)))  # assets is no package of its own
-    if not (folder / "model_index.json").is_file():
-        raise ValueError(
-            f"{EMBEDDED} is missing from this installation (expected in {folder}); install tailsmith again, or "
-            "give another generator"
-        )
-    return folder
 
 
 def generator_hash(generator: str) -> str:
@@ -110,8 +60,8 @@ def generator_hash(generator: str) -> str:
     weights, companion = find_weights(generator), preset(generator).companion
     parts = [f"hub:{weights}"]
     if weights.folder is not None:
-        index = read_json(weights.folder / "model_index.json")
-        own = [sha256_folder(weights.folder / part) for part in sorted(index) if (weights.folder / part).is_dir()]
+        index = read_object(weights.folder / INDEX)
+        own = [sha256_folder(part) for part in own_parts(weights.folder, index)]
         parts = [hashlib.sha256("".join(own).encode()).hexdigest()]
     if companion is not None:
         second = _companion_weights(weights, companion)
@@ -130,19 +80,22 @@ def load_generator(
 ) -> Any:
     """A diffusers pipeline by preset, folder, hub id or PRESET=SOURCE, with its family's scheduler, silent and ready.
 
-    DDIM as the paper uses, but for flow-matching pipelines. Raises ValueError for a folder that is not a pipeline, a
-    family that synthesis doesn't know, and a hub id that can't be reached.
+    DDIM as the paper uses, but for flow-matching pipelines. `device` None: the one that classifiers go to as well
+    (devices.py). Weights are safetensors: no pickle is loaded. Raises ValueError for a folder that is not a pipeline,
+    a family that synthesis doesn't know, and a hub id that can't be reached.
     """
     from diffusers import DiffusionPipeline  # two seconds that a plan can do without
 
     generator = str(generator)
     generator_family(generator)
     weights, known = find_weights(generator), preset(generator)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or chosen_device()
     if known.restricted:
         log.warning("generator %s: %s", generator, known.licence)
     with no_loading_bars(), _reachable(generator, weights):
-        pipe = DiffusionPipeline.from_pretrained(weights.source, revision=weights.revision, dtype=dtype)
+        pipe = DiffusionPipeline.from_pretrained(
+            weights.source, revision=weights.revision, dtype=dtype, use_safetensors=True
+        )
     if known.companion is not None:
         second = _companion_weights(weights, known.companion)
         with no_loading_bars(), _reachable(generator, second):
@@ -150,6 +103,25 @@ def load_generator(
     _set_scheduler(pipe, family_of(pipe))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
+
+
+def planned_pipe(generator: str, dtype: str, pipe: Any = None) -> Any:
+    """The generator of a plan in the plan's precision, or the caller's own pipe; ValueError where that has another."""
+    if pipe is None:
+        return load_generator(generator, dtype=chosen_dtype(dtype))
+    if (own := dtype_name(pipe.dtype)) != dtype:
+        raise ValueError(f"the plan is for a generator in {dtype}, this pipe is in {own}; plan with dtype={own!r}")
+    return pipe
+
+
+def check_generator(generator: str, class_names: Sequence[str], config: SynthesisConfig) -> None:
+    """Raise ValueError for data that a generator doesn't know, and for settings of its calls that mean nothing."""
+    if (advice := class_advice(generator, class_names, config.display_names)) is not None:
+        raise ValueError(advice)
+    if config.dtype not in DTYPES:
+        raise ValueError(f"dtype should be one of {', '.join(DTYPES)}, got {config.dtype!r}")
+    if (size := config.feedback_decode_batch_size) is not None and size < 1:
+        raise ValueError(f"feedback_decode_batch_size should be at least 1, got {size}")
 
 
 def find_decoder(decoder: str, generator: str) -> Weights | None:
@@ -171,6 +143,12 @@ def find_decoder(decoder: str, generator: str) -> Weights | None:
             "give the folder or hub id of an AutoencoderTiny for its latents"
         )
     return Weights(beside) if beside.is_dir() else Weights(None, known)
+
+
+def located_decoder(decoder: str) -> str:
+    """The same decoder, found from any working directory."""
+    own = decoder not in ("own", "tiny") and Path(decoder).is_dir()
+    return os.path.abspath(decoder) if own else decoder
 
 
 def decoder_hash(decoder: str, generator: str) -> str | None:
@@ -195,7 +173,9 @@ def load_decoder(
     if weights is None:
         return None
     with no_loading_bars(), _reachable(f"decoder {decoder}", weights):
-        tiny: torch.nn.Module = AutoencoderTiny.from_pretrained(weights.source, revision=weights.revision, dtype=dtype)
+        tiny: torch.nn.Module = AutoencoderTiny.from_pretrained(
+            weights.source, revision=weights.revision, dtype=dtype, use_safetensors=True
+        )
     return tiny.to(device).eval()
 
 
@@ -209,7 +189,9 @@ def _add_companion(
     from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 
     where = {"pretrained_model_name_or_path": weights.source, "revision": weights.revision or "main"}
-    encoder = CLIPVisionModelWithProjection.from_pretrained(**where, subfolder=companion.image_encoder, dtype=dtype)
+    encoder = CLIPVisionModelWithProjection.from_pretrained(
+        **where, subfolder=companion.image_encoder, dtype=dtype, use_safetensors=True
+    )
     if companion.image_processor is not None:
         processor = CLIPImageProcessor.from_pretrained(**where, subfolder=companion.image_processor)
     else:
@@ -238,10 +220,15 @@ def _reachable(generator: str, weights: Weights) -> Iterator[None]:
     """Say what to do where weights can't be loaded."""
     try:
         yield
-    except OSError as error:
+    except Exception as error:  # a malformed file of a folder has raised a dozen kinds, in three libraries
+        if is_out_of_memory(error) or (weights.folder is None and not isinstance(error, OSError)):
+            raise
         reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         if weights.folder is not None:
-            raise ValueError(f"generator {generator!r}: {weights.folder} could not be loaded ({reason})") from error
+            raise ValueError(
+                f"generator {generator!r}: {weights.folder} could not be loaded ({reason}); it should hold what "
+                "pipe.save_pretrained writes, with weights as safetensors: pickled ones (.bin, .ckpt) are never loaded"
+            ) from error
         pinned = f" --revision {weights.revision}" if weights.revision else ""
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
         raise ValueError(

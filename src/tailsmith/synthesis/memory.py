@@ -8,6 +8,8 @@ from typing import TypeVar
 
 import torch
 
+from tailsmith.devices import empty_cache
+
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
@@ -45,11 +47,11 @@ class BatchSize:
                 continue
             free()  # after the except block: until then the error holds the failed call's tensors
             gc.collect()
-            torch.cuda.empty_cache()
+            empty_cache()
 
 
 REMEDIES = (
-    "load the generator in half precision (dtype=torch.float16 or bfloat16) or call "
+    "load the generator in half precision (dtype=torch.float16 or bfloat16; --dtype fp16 or bf16) or call "
     "pipe.enable_model_cpu_offload(); with feedback, differentiating through the decoder only takes less"
 )
 

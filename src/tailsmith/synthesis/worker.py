@@ -20,7 +20,8 @@ from torch import Tensor
 from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.packed import location
-from tailsmith.guidance.criteria import ClassGaussians, get_criterion, mixture
+from tailsmith.guidance.class_gaussians import ClassGaussians
+from tailsmith.guidance.criteria import get_criterion, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.conditioning import drop_entries
@@ -185,6 +186,7 @@ class Worker:
             through=settings["feedback_through"],
             decoder=self.decoder,
             decode_size=settings["feedback_decode_size"],
+            decode_batch_size=settings.get("feedback_decode_batch_size"),
             reuse=settings["feedback_reuse"],
             checkpointing=settings["feedback_checkpointing"],
             views=settings["feedback_views"],

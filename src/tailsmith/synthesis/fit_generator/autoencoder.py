@@ -29,7 +29,7 @@ def autoencoder_loss(images: Images, *, kl_weight: float) -> Callable[[Autoencod
     def loss(model: AutoencoderKL, draw: Draw) -> Losses:
         pixels = images(draw.rows)
         posterior = model.encode(pixels).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=draw.torch)
+        noise = torch.randn(posterior.mean.shape, generator=draw.torch).to(pixels.device)
         decoded = model.decode(posterior.mean.float() + posterior.std.float() * noise).sample
         error = decoded.float() - pixels
         l1, l2 = error.abs().mean(), error.square().mean()
@@ -42,6 +42,6 @@ def autoencoder_loss(images: Images, *, kl_weight: float) -> Callable[[Autoencod
 
 @torch.no_grad()
 def encode_all(autoencoder: AutoencoderKL, images: Images, n: int) -> torch.Tensor:
-    """Posterior means of all n images, unscaled, [n, C, h, w]."""
+    """Posterior means of all n images, unscaled, [n, C, h, w] on the CPU."""
     batches = [np.arange(start, min(start + 256, n)) for start in range(0, n, 256)]
-    return torch.cat([autoencoder.encode(images(rows)).latent_dist.mean for rows in batches])
+    return torch.cat([autoencoder.encode(images(rows)).latent_dist.mean.cpu() for rows in batches])

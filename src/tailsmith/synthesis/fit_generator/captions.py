@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-Images = Callable[[NDArray[np.int64]], torch.Tensor]  # rows [B] -> images [B, 3, S, S] in [-1, 1]
+from tailsmith.files import read_json, write_json
+
+Images = Callable[[NDArray[np.int64]], torch.Tensor]  # rows [B] -> [B, 3, S, S] in [-1, 1], on the device
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
@@ -67,8 +71,27 @@ class CaptionedImages:
         )
 
 
-def build_tokenizer(texts: Sequence[str], *, max_length: int = 16) -> CLIPTokenizer:
-    """A CLIP byte-pair tokenizer: each word of `texts` is one token, and any other text still encodes."""
+def build_tokenizer(texts: Sequence[str], *, max_length: int = 16, kept: Path | None = None) -> CLIPTokenizer:
+    """A CLIP byte-pair tokenizer: each word of `texts` is one token, and any other text still encodes.
+
+    `kept`: a file that holds what was learned. Words that are equally frequent get their numbers in a random order, so
+    that a fit which goes on in another process would read its captions with another vocabulary.
+    """
+    if kept is not None and kept.exists():
+        learned = read_json(kept)
+    else:
+        learned = _learn(texts)
+        if kept is not None:
+            write_json(kept, learned)
+    return CLIPTokenizer(
+        vocab={symbol: number for number, symbol in enumerate(learned["symbols"])},
+        merges=[tuple(merge) for merge in learned["merges"]],
+        model_max_length=max_length,
+    )
+
+
+def _learn(texts: Sequence[str]) -> dict[str, list[Any]]:
+    """The symbols in their order and the pairs that are merged, by byte-pair encoding."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -89,8 +112,4 @@ def build_tokenizer(texts: Sequence[str], *, max_length: int = 16) -> CLIPTokeni
     learned = json.loads(tokenizer.to_str())["model"]
     letters = [*alphabet, *(letter + "</w>" for letter in alphabet)]
     symbols = dict.fromkeys([*letters, *learned["vocab"], START, END])
-    return CLIPTokenizer(
-        vocab={symbol: number for number, symbol in enumerate(symbols)},
-        merges=[tuple(merge) for merge in learned["merges"]],
-        model_max_length=max_length,
-    )
+    return {"symbols": list(symbols), "merges": learned["merges"]}

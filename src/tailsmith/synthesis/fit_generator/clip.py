@@ -71,7 +71,7 @@ def clip_loss(data: CaptionedImages, tokens: torch.Tensor) -> Callable[[CLIPMode
         pixels = data.images(draw.rows)
         numbers = data.draw_captions(draw.rows, draw.numpy)
         unique, index = np.unique(numbers, return_inverse=True)
-        target = torch.from_numpy(index)  # [B] -> which unique caption
+        target = torch.from_numpy(index).to(pixels.device)  # [B] -> which unique caption
         views = [_shifted(pixels, draw.numpy) for _ in range(2)]
         embedded = functional.normalize(image_embedding(model, torch.cat(views)).float(), dim=-1)
         first, second = embedded.chunk(2)
@@ -81,7 +81,7 @@ def clip_loss(data: CaptionedImages, tokens: torch.Tensor) -> Callable[[CLIPMode
         of_text = functional.one_hot(target, len(unique)).T.float()  # an image of the caption is a positive
         text_to_image = -(of_text * logits.T.log_softmax(dim=1)).sum(1) / of_text.sum(1)
         caption = 0.5 * (functional.cross_entropy(logits, target) + text_to_image.mean())
-        instance = functional.cross_entropy(10.0 * first @ second.T, torch.arange(len(first)))
+        instance = functional.cross_entropy(10.0 * first @ second.T, torch.arange(len(first), device=pixels.device))
         return {"loss": caption + instance, "caption": caption, "instance": instance}
 
     return loss

@@ -75,25 +75,27 @@ def denoiser_loss(
 ) -> Callable[[UNet2DConditionModel, Draw], Losses]:
     """v-prediction, min-SNR-5 weighting; latents [n, C, h, w] scaled, text_states [captions, tokens, width].
 
+    The draws are the CPU's; what is computed is computed where `text_states` and the normaliser are.
+
     A dropped image embedding is a zero vector, half the time passed through the noising (what
     `image_embeds=0` gives at sampling) and half the time zeros altogether (the pipeline's classifier-free
     negative).
     """
-    scheduler, embedding_scheduler = create_schedulers()
+    (scheduler, embedding_scheduler), device = create_schedulers(), text_states.device
     signal_to_noise = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     weights = signal_to_noise.clamp(max=5) / (signal_to_noise + 1)  # of the v-prediction error
 
     def loss(model: UNet2DConditionModel, draw: Draw) -> Losses:
         batch, random = len(draw.rows), torch.from_numpy(draw.numpy.random((3, len(draw.rows))))
         numbers = data.draw_captions(draw.rows, draw.numpy, dropout=text_dropout)
-        clean = latents[draw.rows]
-        noise = torch.randn(clean.shape, generator=draw.torch)
-        timesteps = torch.randint(0, 1000, (batch,), generator=draw.torch)
-        condition = embeddings[draw.rows] * (random[0] >= embedding_dropout)[:, None].float()
-        levels = (1000 * random[1] ** 2 * (random[2] < 0.5)).long()  # half of the embeddings (almost) clean
-        condition_noise = torch.randn(condition.shape, generator=draw.torch)
+        clean = latents[draw.rows].to(device)
+        noise = torch.randn(clean.shape, generator=draw.torch).to(device)
+        timesteps = torch.randint(0, 1000, (batch,), generator=draw.torch).to(device)
+        condition = (embeddings[draw.rows] * (random[0] >= embedding_dropout)[:, None].float()).to(device)
+        levels = (1000 * random[1] ** 2 * (random[2] < 0.5)).long().to(device)  # half of the embeddings (almost) clean
+        condition_noise = torch.randn(condition.shape, generator=draw.torch).to(device)
         class_labels = noised_embedding(condition, levels, condition_noise, normalizer, embedding_scheduler)
-        class_labels *= (random[0] >= embedding_dropout / 2)[:, None].float()
+        class_labels *= (random[0] >= embedding_dropout / 2)[:, None].float().to(device)
         predicted = model(
             scheduler.add_noise(clean, noise, timesteps),
             timesteps,
@@ -102,6 +104,6 @@ def denoiser_loss(
         ).sample
         velocity = scheduler.get_velocity(clean, noise, timesteps)
         error = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
-        return {"loss": (weights[timesteps] * error).mean(), "v": error.mean()}
+        return {"loss": (weights.to(device)[timesteps] * error).mean(), "v": error.mean()}
 
     return loss

@@ -21,17 +21,19 @@ from transformers import (
 from tailsmith.config import FitGeneratorConfig, to_dict
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
-from tailsmith.files import read_json, write_json
+from tailsmith.devices import chosen_device, has_bf16_arithmetic
+from tailsmith.files import write_json
 from tailsmith.synthesis.fit_generator.autoencoder import autoencoder_loss, create_autoencoder, encode_all
 from tailsmith.synthesis.fit_generator.captions import CaptionedImages, Captions, Images, build_tokenizer
 from tailsmith.synthesis.fit_generator.clip import clip_loss, create_clip, image_embedding, tokenize
 from tailsmith.synthesis.fit_generator.denoiser import create_denoiser, create_schedulers, denoiser_loss
+from tailsmith.synthesis.fit_generator.saving import save_pipeline
 from tailsmith.synthesis.fit_generator.stage import run_stage
-from tailsmith.synthesis.generators import no_loading_bars
+from tailsmith.synthesis.pipeline_folder import INDEX, read_index, read_object
 
 
 def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None = None) -> Path:
-    """Train on the dataset's training split and write a StableUnCLIPImg2ImgPipeline folder to `out`.
+    """Train on the dataset's training split, on the chosen device; write a StableUnCLIPImg2ImgPipeline folder to `out`.
 
     Each stage (clip, autoencoder, denoiser) goes on from its own checkpoint in `out/training`: the same
     command resumes, and does nothing where the pipeline is already there. Raises ValueError for fewer than 2
@@ -43,11 +45,13 @@ def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None
     _claim(out, config, training)
     if _is_finished(out):
         return out
-    data = _captioned_images(training, config)
-    tokenizer = build_tokenizer(data.captions.texts)
-    tokens = tokenize(tokenizer, data.captions.texts)
+    device = chosen_device()
+    bf16 = has_bf16_arithmetic(device) if config.bf16 is None else config.bf16
+    data = _captioned_images(training, config, device)
+    tokenizer = build_tokenizer(data.captions.texts, kept=out / "training" / "tokenizer.json")
+    tokens = tokenize(tokenizer, data.captions.texts).to(device)
     clip, autoencoder, denoiser = _initial_models(tokenizer, config)
-    stage: Any = partial(run_stage, n=len(data), folder=out / "training", bf16=config.bf16)
+    stage: Any = partial(run_stage, n=len(data), folder=out / "training", device=device, bf16=bf16)
 
     clip = stage("clip", clip, clip_loss(data, tokens), config.clip, seed=config.seed)
     reconstruct = autoencoder_loss(data.images, kl_weight=config.kl_weight)
@@ -69,19 +73,18 @@ def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None
     )
     denoiser = stage("denoiser", denoiser, denoise, config.denoiser, seed=config.seed + 2)
 
-    pipeline = assemble(clip, tokenizer, autoencoder, denoiser, normalizer, image_size=config.image_size)
-    with no_loading_bars():
-        pipeline.save_pretrained(out, safe_serialization=True)
+    parts = clip.cpu(), tokenizer, autoencoder.cpu(), denoiser.cpu(), normalizer.cpu()
+    save_pipeline(assemble(*parts, image_size=config.image_size), out, scratch=out / "training" / "saving")
     for checkpoint in (out / "training").glob("*.pt"):
         checkpoint.unlink()
     return out
 
 
-def _captioned_images(training: Dataset, config: FitGeneratorConfig) -> CaptionedImages:
+def _captioned_images(training: Dataset, config: FitGeneratorConfig, device: torch.device) -> CaptionedImages:
     cached = ImageArray(training, config.image_size)
 
     def images(rows: NDArray[np.int64]) -> torch.Tensor:
-        return cached[rows].float() / 127.5 - 1  # uint8 -> [-1, 1]
+        return cached[rows].to(device).float() / 127.5 - 1  # uint8 -> [-1, 1]
 
     captions = Captions(training.class_names, training.attribute_names)
     naming = config.caption_attribute_probability if training.attribute_names else 0.0
@@ -153,17 +156,24 @@ def assemble(
 
 @torch.no_grad()
 def _embed_images(clip: CLIPModel, images: Images, n: int) -> tuple[torch.Tensor, StableUnCLIPImageNormalizer]:
-    """CLIP embeddings of all images [n, D], and the normaliser with their mean and spread."""
+    """CLIP embeddings of all images [n, D] on the CPU, and the normaliser with their mean and spread where CLIP is."""
     batches = [np.arange(start, min(start + 512, n)) for start in range(0, n, 512)]
-    embeddings = torch.cat([image_embedding(clip, images(rows)) for rows in batches])
+    embeddings = torch.cat([image_embedding(clip, images(rows)).cpu() for rows in batches])
     normalizer = StableUnCLIPImageNormalizer(embeddings.shape[1])
     normalizer.mean.data.copy_(embeddings.mean(0, keepdim=True))
     normalizer.std.data.copy_(embeddings.std(0, keepdim=True).clamp(min=1e-3))
-    return embeddings, normalizer.requires_grad_(False)
+    return embeddings, normalizer.requires_grad_(False).to(clip.device)
 
 
 def _is_finished(out: Path) -> bool:
-    return (out / "model_index.json").exists()  # diffusers writes it last
+    """Whether the pipeline is there as a whole: its index, which is written last, is sound and so are its parts."""
+    if not (out / INDEX).exists():
+        return False
+    try:
+        index = read_index(out)
+    except ValueError:  # an earlier version's half-written file
+        return False
+    return all(any((out / name).glob("*")) for name, value in index.items() if isinstance(value, list))
 
 
 def _claim(out: Path, config: FitGeneratorConfig, training: Dataset) -> None:
@@ -177,11 +187,15 @@ def _claim(out: Path, config: FitGeneratorConfig, training: Dataset) -> None:
         "class_names": list(training.class_names),
         "attribute_names": list(training.attribute_names),
     }
-    if _is_finished(out) and not path.exists():
+    if (out / INDEX).exists() and not path.exists():
         raise ValueError(f"{out} holds a pipeline that fit-generator didn't write; use another --out")
-    if path.exists() and read_json(path) != fitted:
-        raise ValueError(
-            f"{out} holds a generator fitted with another configuration or dataset; "
-            "use another --out, or delete that folder"
-        )
+    if path.exists() and _identity(read_object(path)) != _identity(fitted):
+        raise ValueError(f"{out} holds a generator fitted with another configuration or dataset; use another --out")
     write_json(path, fitted)
+
+
+def _identity(fitted: dict[str, Any]) -> dict[str, Any]:
+    """What makes a fit the same one: all but the precision, which a resumed fit may have changed with its machine."""
+    config = fitted.get("config")
+    rest = {name: value for name, value in config.items() if name != "bf16"} if isinstance(config, dict) else config
+    return {**fitted, "config": rest}

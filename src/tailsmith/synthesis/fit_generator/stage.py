@@ -21,6 +21,7 @@ from tailsmith.files import write_atomically
 Losses = dict[str, torch.Tensor]  # the entry "loss" is minimised, all are logged
 Model = TypeVar("Model", bound=torch.nn.Module)
 LOG_EVERY = 50
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,17 @@ def run_stage(
     n: int,
     folder: Path,
     seed: int,
+    device: torch.device = CPU,
     bf16: bool = False,
     checkpoint_seconds: float = 120.0,
 ) -> Model:
-    """Train `model` on n rows and return it (its moving average if so configured), in eval mode and frozen.
+    """Train `model` on n rows and return it (its moving average if so configured), on `device`, in eval mode, frozen.
 
     Continues from `folder/<name>.pt` where one exists; mean losses go to `folder/<name>.jsonl`, a line per 50
     steps.
     """
     checkpoint, log = folder / f"{name}.pt", _LossLog(folder / f"{name}.jsonl")
+    model = model.to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
     )
@@ -77,7 +80,7 @@ def run_stage(
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps, config.warmup_steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             losses = loss_function(model, draw_step(n, config.batch_size, seed, step))
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -120,7 +123,7 @@ def _resume(checkpoint: Path, stateful: dict[str, Any]) -> int:
     """Put everything back where the checkpoint left it -> steps already done."""
     if not checkpoint.exists():
         return 0
-    state = torch.load(checkpoint, weights_only=True)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     for name, holder in stateful.items():
         holder.load_state_dict(state[name])
     return int(state["step"])

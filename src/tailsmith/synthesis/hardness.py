@@ -1,0 +1,77 @@
+"""The class Gaussians of a classifier on real images: fitted once, and kept beside what needs them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.prediction import predict_with_features
+from tailsmith.data.counts import class_counts
+from tailsmith.data.dataset import Dataset
+from tailsmith.data.images import ImageArray
+from tailsmith.files import write_atomically
+from tailsmith.guidance.class_gaussians import ClassGaussians, Features, fit_class_by_class
+
+log = logging.getLogger(__name__)
+FILE = "hardness.safetensors"
+
+
+def class_gaussians(dataset: Dataset, classifier: Any, kept: Path | None = None) -> ClassGaussians:
+    """What hardness needs: Gaussians of the classifier's features of the real training images, one per class.
+
+    `kept`: a file that they are read from if it is of this classifier and these images, and written to if not.
+    """
+    training = dataset.split("train")
+    if kept is None or not isinstance(classifier, Classifier):  # another module can't be told from the next one
+        return _fitted(training, classifier)
+    made_from = {"classifier_sha256": classifier.sha256(), "images_sha256": _images_sha256(training)}
+    gaussians = _read(kept, made_from)
+    if gaussians is None:
+        gaussians = _fitted(training, classifier)
+        tensors = {name: value.contiguous() for name, value in vars(gaussians).items()}
+        write_atomically(kept, lambda temporary: save_file(tensors, temporary, made_from))
+    return gaussians
+
+
+def _fitted(training: Dataset, classifier: Any) -> ClassGaussians:
+    """Class by class, so that the features of a large dataset never lie in memory beside what is made of them."""
+    images = ImageArray(training, getattr(classifier, "image_size", 224))
+
+    def features() -> Iterator[Features]:
+        for label in range(len(training.class_names)):
+            rows = np.flatnonzero(training.labels == label)
+            yield predict_with_features(classifier, images, rows=rows)[1].numpy() if len(rows) else np.empty((0, 0))
+
+    return fit_class_by_class(features(), class_counts(training))
+
+
+def _read(path: Path, made_from: dict[str, str]) -> ClassGaussians | None:
+    """The kept ones, None where there are none of this classifier and these images."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            if file.metadata() != made_from:
+                return None
+            return ClassGaussians(**{each.name: file.get_tensor(each.name) for each in fields(ClassGaussians)})
+    except (SafetensorError, OSError) as error:
+        log.warning("%s is damaged (%s) and is made again", path, error)
+        return None
+
+
+def _images_sha256(training: Dataset) -> str:
+    """Of the images' contents and classes, in their order, wherever they lie."""
+    with ThreadPoolExecutor() as pool:
+        contents = pool.map(training.content_hash, range(len(training)))
+        lines = [f"{label} {content}\n" for label, content in zip(training.labels.tolist(), contents, strict=True)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
