@@ -22,6 +22,7 @@ from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.packed import location
 from tailsmith.guidance.criteria import ClassGaussians, get_criterion, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
+from tailsmith.randomness import noise_generator
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.conditioning import drop_entries
 from tailsmith.synthesis.families import Family, check_conditioning, family_of
@@ -158,7 +159,7 @@ class Worker:
             images = self.pipe(
                 **call,
                 num_inference_steps=int(batch["num_inference_steps"].iloc[0]),
-                generator=[torch.Generator().manual_seed(seed) for seed in batch["noise_seed"].tolist()],
+                generator=[noise_generator(seed) for seed in batch["noise_seed"].tolist()],
                 output_type="pt",
             ).images
         images = images.float() / 2 + 0.5 if family.centred else images.float()
