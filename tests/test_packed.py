@@ -78,7 +78,9 @@ def test_a_damaged_shard_is_named(shard: Path) -> None:
     whole = shard.read_bytes()
     for damaged in (whole[: len(whole) // 2], b""):
         shard.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"shard-00000.parquet is damaged.*delete it, and synthesize again"):
+        with pytest.raises(
+            ValueError, match=r"shard-00000.parquet is damaged.*synthesize again: that sets the file aside"
+        ):
             read_packed(location(shard, 0))
 
 

@@ -27,6 +27,7 @@ from tailsmith.guidance.criteria import get_criterion
 from tailsmith.metrics.samples import agreement, frechet_distance
 from tailsmith.run_directory import RunDirectory
 from tailsmith.synthesis.presets import settled
+from tailsmith.synthesis.provenance import planned_by
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
@@ -128,7 +129,7 @@ def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
     counts = class_counts(study.dataset) if study.config.per == "class" else group_counts(study.dataset)
     wanted = np.zeros(counts.size, dtype=np.int64)
     wanted[rarest(study.dataset, study.config.per)] = PER_CLASS
-    meta = {"generator": study.config.generator, "study": name, "classifier_sha256": study.guide.sha256()}
+    meta = {"study": name, **planned_by(study.config.generator, config, study.guide)}
     plan = make_plan(study.dataset, wanted.reshape(counts.shape), config, meta=meta)
     folder = study_folder(study.directory, name)
     stages.synthesize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from tailsmith import __version__
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.prediction import predict, predict_with_features
 from tailsmith.classification.training import train_classifier
@@ -27,20 +26,16 @@ from tailsmith.guidance.criteria import ClassGaussians, fit_class_gaussians
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
+from tailsmith.synthesis.claims import in_turn
 from tailsmith.synthesis.families import check_conditioning
-from tailsmith.synthesis.generators import (
-    EMBEDDED,
-    decoder_hash,
-    find_decoder,
-    generator_family,
-    generator_hash,
-    load_decoder,
-    load_generator,
-)
+from tailsmith.synthesis.generators import EMBEDDED, find_decoder, generator_family, load_decoder
+from tailsmith.synthesis.plan_checks import check_config
 from tailsmith.synthesis.presets import settled
-from tailsmith.synthesis.requests import Plan, check_config, check_shards, make_plan
-from tailsmith.synthesis.shards import claim
-from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
+from tailsmith.synthesis.provenance import check_renderable, load_hashed, planned_by, really_by, warn_of_change
+from tailsmith.synthesis.requests import Plan, check_shards, make_plan
+from tailsmith.synthesis.shard_checks import shard_path, unsound
+from tailsmith.synthesis.shards import keep_plan
+from tailsmith.synthesis.worker import Worker, read_shards, synthetic_dataset
 
 
 def load(
@@ -121,15 +116,7 @@ def plan(
     if classifier is not None:
         _check_classes(classifier, dataset, "plan for the data it was trained on")
     lacking = missing(dataset, target, per)
-    meta = {
-        "version": __version__,
-        "dataset": dataset.name,
-        "per": per,
-        "generator": str(generator),
-        "generator_sha256": generator_hash(str(generator)),
-        "decoder_sha256": decoder_hash(config.feedback_decoder, str(generator)) if config.feedback_scale > 0 else None,
-        "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
-    }
+    meta = {"dataset": dataset.name, "per": per, **planned_by(str(generator), config, classifier)}
     return make_plan(dataset, lacking, config, meta=meta)
 
 
@@ -171,18 +158,22 @@ def synthesize(
     """Fulfil a plan into `out/shard-*.parquet` and return the synthetic images; the same call resumes.
 
     `dataset` holds the conditioning images, `classifier` guides where the plan has feedback, `pipe` replaces the plan's
-    generator, `shards` limits this process to some shards. Raises ValueError where the classifier's classes differ from
-    the plan's or `out` holds another plan's shards.
+    generator (shards then say that its weights are unknown), `shards` limits this process, and what it returns, to some
+    shards. A shard that isn't what was written is set aside and rendered again; one that another process renders is
+    waited for. Raises ValueError for a plan that means nothing, where the classifier, the generator, the decoder or a
+    conditioning image is not the planned one, and where `out` holds another plan's shards.
     """
     out = Path(out)
+    plan.check()
     _check_match(plan, dataset, classifier)
-    claim(out, plan)
+    keep_plan(out, plan)
     mine = plan.shards if shards is None else shards
     check_shards(mine, plan.shards)
-    unfinished = [number for number in mine if not shard_path(out, number).exists()]
+    unfinished = unsound(out, plan, mine)
     if unfinished:
-        _check_settings(plan)
-        pipe = pipe if pipe is not None else load_generator(plan.meta["generator"])
+        check_renderable(plan)
+        pipe = pipe if pipe is not None else load_hashed(plan.meta["generator"], plan.meta.get("generator_sha256"))
+        made_by = really_by(plan, pipe, classifier)
         gaussians = _gaussians(plan, dataset, classifier)
         decoder = load_decoder(
             plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
@@ -194,9 +185,12 @@ def synthesize(
         total = sum(map(plan.shard_size, mine))
         done = total - sum(map(plan.shard_size, unfinished))
         with tqdm(total=total, initial=done, desc=description, unit="image") as bar:
-            for number in unfinished:
-                _render_shard(worker, plan, number, out, bar)
-    return synthetic_dataset(read_shards(out, plan), dataset)
+            turns = in_turn(out, plan, mine, unfinished, lambda number: bar.update(plan.shard_size(number)))
+            with closing(turns):  # lest a claim stays behind
+                for number in turns:
+                    warn_of_change(pipe)
+                    _render_shard(worker, plan, number, out, bar, made_by)
+    return synthetic_dataset(read_shards(out, plan, mine), dataset)
 
 
 def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> dict[str, Any]:
@@ -262,22 +256,6 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
         raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
 
 
-def _check_settings(plan: Plan) -> None:
-    """The plan's settings are all there, and its decoder is the one it was made for."""
-    settings = plan.meta["synthesis"]
-    if lacks := {each.name for each in fields(SynthesisConfig)} - set(settings):
-        raise ValueError(
-            f"this plan is of another version of tailsmith, it lacks {min(lacks)}; make a new plan, and synthesize it "
-            "into another folder"
-        )
-    planned = plan.meta.get("decoder_sha256")
-    if planned and planned != decoder_hash(settings["feedback_decoder"], plan.meta["generator"]):
-        raise ValueError(
-            f"the decoder {settings['feedback_decoder']!r} is not the one the plan was made for (its hash differs); "
-            "make a new plan"
-        )
-
-
 def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians | None:
     """Class Gaussians of the real training features, where the plan's criteria include hardness."""
     if classifier is None or not (plan.table["criterion"] == "hardness").any():
@@ -285,15 +263,12 @@ def _gaussians(plan: Plan, dataset: Dataset, classifier: Any) -> ClassGaussians 
     return class_gaussians(dataset, classifier)
 
 
-def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) -> None:
+def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any, made_by: dict[str, str]) -> None:
     import pandas as pd
 
     batches = []
     for results in worker.render(plan.shard(number), plan.meta["synthesis"]):
         batches.append(results)
         bar.update(len(results))
-    meta = {
-        name: str(plan.meta.get(name))
-        for name in ("generator", "generator_sha256", "decoder_sha256", "classifier_sha256", "version")
-    }
+    meta = {**made_by, "shard": str(number)}
     write_packed(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)
