@@ -34,7 +34,7 @@ from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.provenance import check_renderable, load_hashed, planned_by, really_by, warn_of_change
 from tailsmith.synthesis.requests import Plan, check_shards, make_plan
 from tailsmith.synthesis.shard_checks import shard_path, unsound
-from tailsmith.synthesis.shards import keep_plan
+from tailsmith.synthesis.shards import check_folder, keep_plan
 from tailsmith.synthesis.worker import Worker, read_shards, synthetic_dataset
 
 
@@ -166,7 +166,7 @@ def synthesize(
     out = Path(out)
     plan.check()
     _check_match(plan, dataset, classifier)
-    keep_plan(out, plan)
+    check_folder(out, plan)
     mine = plan.shards if shards is None else shards
     check_shards(mine, plan.shards)
     unfinished = unsound(out, plan, mine)
@@ -174,6 +174,7 @@ def synthesize(
         check_renderable(plan)
         pipe = pipe if pipe is not None else load_hashed(plan.meta["generator"], plan.meta.get("generator_sha256"))
         made_by = really_by(plan, pipe, classifier)
+        keep_plan(out, plan)
         gaussians = _gaussians(plan, dataset, classifier)
         decoder = load_decoder(
             plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",

@@ -78,7 +78,7 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     Shards of earlier versions have no checksum: whether its absence is right is for the caller to know.
     """
     if path.exists() and not path.is_file():
-        raise Damaged(f"{path} is no file")
+        raise ValueError(f"{path} is no file, where a shard should be; move it out of the way, and synthesize again")
     with reading(path):
         with pq.ParquetFile(path) as shard:
             rows = shard.read(columns=[name for name in shard.schema_arrow.names if name != IMAGE])

@@ -37,7 +37,7 @@ class Whole:
     high: int = LARGEST
 
     def __str__(self) -> str:
-        return f"a whole number within {self.low}..{self.high}"
+        return f"a whole number {_within(self.low, self.high, LARGEST)}"
 
     def typed(self, values: pd.Series) -> bool:
         return pd.api.types.is_integer_dtype(values.dtype) and not values.hasnans
@@ -52,8 +52,7 @@ class Number:
     high: float = math.inf
 
     def __str__(self) -> str:
-        least = f"a finite number of at least {self.low:g}"
-        return least if self.high == math.inf else f"a number within {self.low:g}..{self.high:g}"
+        return f"a finite number {_within(self.low, self.high, math.inf)}"
 
     def typed(self, values: pd.Series) -> bool:
         kind = values.dtype
@@ -88,6 +87,15 @@ class Text:
 
 
 Kind = Whole | Number | Text
+
+
+def _within(low: float, high: float, largest: float) -> str:
+    return f"of at least {low}" if high == largest else f"within {low}..{high}"
+
+
+def _plain(value: Any) -> Any:
+    """As a user writes it: 2.0, not np.float64(2.0)."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def request_columns(classes: int = 1, attributes: int = 0) -> dict[str, Kind]:
@@ -125,7 +133,7 @@ def check_plan(table: pd.DataFrame, meta: Any) -> None:
         if not kind.typed(values):
             raise ValueError(
                 f"column {name!r} should hold {kind} for each request; it is of type {values.dtype}, with "
-                f"{values.iloc[0]!r} in row 0"
+                f"{_plain(values.iloc[0])!r} in row 0"
             )
         _complain(name, str(kind), kind.wrong(values), table)
     _complain("request_id", "a name of its own", table["request_id"].duplicated().to_numpy(), table)
@@ -139,7 +147,7 @@ def _complain(name: str, expected: str, wrong: Mask, table: pd.DataFrame) -> Non
     more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
     raise ValueError(
         f"column {name!r} should be {expected}; row {row} (request {table['request_id'].iat[row]!r}) has "
-        f"{table[name].iat[row]!r}{more}"
+        f"{_plain(table[name].iat[row])!r}{more}"
     )
 
 

@@ -78,14 +78,14 @@ class Plan:
     def write(self, path: Path) -> None:
         table = pa.Table.from_pandas(self.table, preserve_index=False)
         table = table.replace_schema_metadata({"tailsmith": json.dumps(self.meta, sort_keys=True)})
-        write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+        write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
 
     @staticmethod
     def read(path: Path) -> "Plan":
         if not path.is_file():
             raise ValueError(f"no plan at {path}; make one with `tailsmith plan`")
         with reading(path, "bring back a sound copy, or make the plan again: the same settings give the same one"):
-            table = pq.read_table(path)
+            table = pq.read_table(path, page_checksum_verification=True)
             rows = table.to_pandas()
         stored = (table.schema.metadata or {}).get(b"tailsmith")
         if stored is None:

@@ -34,11 +34,16 @@ def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
 
 
 def keep_plan(out: Path, plan: Plan) -> None:
-    """Keep the plan beside its shards, and refuse a folder with another plan's; clear what killed processes left."""
+    """Keep the plan beside its shards: the first one, of those that are the same."""
+    if not (out / "plan.parquet").exists():
+        plan.write(out / "plan.parquet")
+
+
+def check_folder(out: Path, plan: Plan) -> None:
+    """Raise ValueError for a folder of another plan's shards; clear what killed processes left in it."""
     path = out / "plan.parquet"
     sweep(out)
     if not path.exists():
-        plan.write(path)
         return
     earlier = Plan.read(path)
     if differing := [name for name, part in plan.parts.items() if earlier.parts[name] != part]:
