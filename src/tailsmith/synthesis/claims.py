@@ -28,6 +28,7 @@ from tailsmith.synthesis.shard_checks import fault_of, set_aside, shard_path
 
 log = logging.getLogger(__name__)
 STALE_SECONDS = 600.0  # also how far the clocks of machines may be apart
+UNWRITTEN_SECONDS = 10.0  # a claim that still says nothing is of a process that was killed as it made it
 TOUCH_SECONDS = 30.0
 POLL_SECONDS = 1.0
 TEMPORARY = re.compile(r"\.(shard-\d+|plan)\.parquet\.\w+\.tmp")  # of files.write_atomically
@@ -160,7 +161,7 @@ def _is_stale(path: Path) -> bool:
             return holder.get("token") not in _held
         if not _is_running(pid):
             return True
-    return time.time() - touched > STALE_SECONDS
+    return time.time() - touched > (STALE_SECONDS if holder else UNWRITTEN_SECONDS)
 
 
 def _is_running(pid: int) -> bool:
