@@ -154,12 +154,12 @@ def test_what_cannot_be_read_is_not_called_damaged(shard: Path, monkeypatch: pyt
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(pq, "ParquetFile", denied)
-    with pytest.raises(ValueError, match="can't be read .Permission denied.; check the path") as caught:
+    with pytest.raises(ValueError, match=r"can't be read .Permission denied.; check the path") as caught:
         read_rows(shard)
     assert not isinstance(caught.value, Damaged)
     monkeypatch.undo()
     shard.unlink()
-    with pytest.raises(ValueError, match="shard-00000.parquet does not exist, or is gone"):
+    with pytest.raises(ValueError, match=r"shard-00000.parquet does not exist, or is gone"):
         read_rows(shard)
     shard.mkdir()
     with pytest.raises(ValueError, match="is no file, where a shard should be; move it out of the way"):
