@@ -164,7 +164,7 @@ def test_what_cannot_be_read_is_not_set_aside(folder, pipe, monkeypatch):
 
 def test_half_of_a_plan_is_not_read_as_a_whole(folder):
     shard_path(folder, 1).unlink()
-    with pytest.raises(ValueError, match="has 2 of 3 shards of its plan; finish it with `tailsmith synthesize`"):
+    with pytest.raises(ValueError, match="has 2 of its plan's 3 shards; finish it with `tailsmith synthesize`"):
         read_shards(folder, PLAN)
     assert len(read_shards(folder, PLAN, [0, 2])) == 6
     shard_path(folder, 2).write_bytes(b"")

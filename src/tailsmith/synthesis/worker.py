@@ -249,7 +249,7 @@ def read_shards(
         raise ValueError(f"no finished shard in {folder}; run `tailsmith synthesize` first")
     if len(there) < len(numbers):
         raise ValueError(
-            f"{folder} has {len(there)} of {len(numbers)} shards of its plan; finish it with `tailsmith synthesize`"
+            f"{folder} has {len(there)} of its plan's {len(numbers)} shards; finish it with `tailsmith synthesize`"
         )
 
     def one(number: int) -> pd.DataFrame:
