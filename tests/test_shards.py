@@ -179,6 +179,12 @@ def test_another_version_goes_on_with_the_same_plan(folder, pipe):
     assert not list(folder.glob("*damaged*"))
 
 
+def test_a_plan_that_went_missing_is_put_back(folder, pipe):
+    (folder / "plan.parquet").unlink()
+    stages.synthesize(PLAN, DATASET, folder, pipe=pipe)
+    assert len(finished_images(folder, DATASET)) == 10
+
+
 def test_what_differs_is_said_of_another_plan(folder, pipe):
     with pytest.raises(
         ValueError, match=r"holds images of another plan; use another folder \(requests: not the same\)"

@@ -191,6 +191,8 @@ def synthesize(
                 for number in turns:
                     warn_of_change(pipe)
                     _render_shard(worker, plan, number, out, bar, made_by)
+    else:
+        keep_plan(out, plan)
     return synthetic_dataset(read_shards(out, plan, mine), dataset)
 
 
