@@ -418,9 +418,9 @@ def test_a_run_directory_of_another_configuration(pets: Path, generator: str, tm
 def test_a_full_disk_while_writing_a_shard_loses_nothing(
     pets: Path, plan: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailsmith.synthesis import worker
+    from tailsmith.data import packed
 
-    write_table = worker.pq.write_table
+    write_table = packed.pq.write_table
 
     def full(table: Any, path: Path, **options: object) -> None:
         if "shard-00001" in path.name:
@@ -431,7 +431,7 @@ def test_a_full_disk_while_writing_a_shard_loses_nothing(
     out = tmp_path / "out"
     argv = ["synthesize", plan, "--data", pets, "--out", out]
     with monkeypatch.context() as patch:
-        patch.setattr(worker.pq, "write_table", full)
+        patch.setattr(packed.pq, "write_table", full)
         line = refused(capsys, *argv)
     assert f"disk full while writing {out / 'shard-00001.parquet'}" in line
     assert "free space and run the same command again, nothing already written is lost" in line

@@ -12,6 +12,7 @@ from diffusers.models.embeddings import IPAdapterPlusImageProjection
 
 from rendering import DATASET, largest_difference, pixels, render, tiny_plan
 from tailsmith.guidance.latents import ADAPTERS
+from tailsmith.randomness import noise_generator
 from tailsmith.synthesis.conditioning import embed_images
 from tailsmith.synthesis.families import FAMILIES as KNOWN
 from tailsmith.synthesis.families import WITH_IP_ADAPTER, family_of
@@ -64,7 +65,7 @@ def alone(worker, plan):
 
 def own_call(pipe, request, steps=3, **conditions):
     """The pipeline's own 8-bit image for a request, int [H, W, 3]."""
-    generator = [torch.Generator().manual_seed(request.noise_seed)]
+    generator = [noise_generator(request.noise_seed)]
     (image,) = pipe(
         **conditions,
         guidance_scale=request.guidance_scale,

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,6 +19,7 @@ from tailsmith import stages
 from tailsmith.cli import main
 from tailsmith.config import SynthesisConfig
 from tailsmith.data.decoding import WHOLE_16, Decoding, decode
+from tailsmith.data.packed import write_packed
 from tailsmith.grid import Drawn, _picture, draw_grids
 from tailsmith.grid_config import GridConfig
 from tailsmith.grid_plan import grid_axes, plan_grid
@@ -242,9 +244,11 @@ def test_the_same_call_goes_on_and_another_configuration_is_refused(
 def test_an_image_that_shows_nothing_stays_in_its_cell(pipe: Any, classifier: Any, tmp_path: Path) -> None:
     before = draw_grids(DATASET, classifier, tmp_path, SMALL, pipe=pipe).cells.read_text()
     path = shard_path(tmp_path / "cells", 0)
-    shard = pd.read_parquet(path)
-    shard.assign(black=[True] + [False] * (len(shard) - 1)).to_parquet(path)
+    shard = pq.read_table(path)
+    meta = {name.decode(): value.decode() for name, value in shard.schema.metadata.items()}
+    write_packed(shard.to_pandas().assign(black=[True] + [False] * (len(shard) - 1)), path, meta)
     assert draw_grids(DATASET, classifier, tmp_path, SMALL, pipe=pipe).cells.read_text() == before
+    assert not list((tmp_path / "cells").glob("*damaged*"))
 
 
 # --- what can't be drawn

@@ -1,10 +1,12 @@
 """Images inside shards, read one by one."""
 
+import hashlib
 import io
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -12,7 +14,15 @@ from PIL import Image
 from tailsmith.data import packed
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.images import ImageArray
-from tailsmith.data.packed import is_packed, location, read_packed, write_packed
+from tailsmith.data.packed import (
+    Damaged,
+    check_images,
+    is_packed,
+    location,
+    read_packed,
+    read_rows,
+    write_packed,
+)
 
 
 def png(value: int) -> bytes:
@@ -78,8 +88,82 @@ def test_a_damaged_shard_is_named(shard: Path) -> None:
     whole = shard.read_bytes()
     for damaged in (whole[: len(whole) // 2], b""):
         shard.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"shard-00000.parquet is damaged.*delete it, and synthesize again"):
+        with pytest.raises(Damaged, match=r"shard-00000.parquet is damaged.*synthesize again: that sets the file"):
             read_packed(location(shard, 0))
+
+
+def test_a_shard_says_what_was_written(shard: Path) -> None:
+    rows, meta = read_rows(shard)
+    assert rows["label"].tolist() == list(range(10)) and "image" not in rows
+    assert rows["image_sha256"].tolist() == [hashlib.sha256(png(20 * row)).hexdigest() for row in range(10)]
+    assert meta["a"] == "b" and len(meta["checksum"]) == 64
+    check_images(shard)
+
+
+def rewritten(shard: Path, **columns: list[object]) -> None:
+    """As someone would who changes a column and keeps the rest, metadata and all."""
+    table = pq.read_table(shard)
+    for name, values in columns.items():
+        place = table.column_names.index(name)
+        table = table.set_column(place, name, pa.array(values, table.schema.field(name).type))
+    pq.write_table(table, shard)
+
+
+def test_changed_rows_and_changed_images_are_found(shard: Path) -> None:
+    rewritten(shard, image=[png(1), *(png(20 * row) for row in range(1, 10))])
+    read_rows(shard)  # which doesn't look at images
+    with pytest.raises(Damaged, match=r"shard-00000.parquet is damaged \(an image differs from its hash\)"):
+        check_images(shard)
+    with pytest.raises(Damaged, match="an image differs from its hash"):
+        read_packed(location(shard, 0))
+    assert read_packed(location(shard, 1)) == png(20)
+    rewritten(shard, image_sha256=[hashlib.sha256(png(1)).hexdigest(), *read_rows(shard)[0]["image_sha256"][1:]])
+    with pytest.raises(Damaged, match="its rows differ from its checksum"):
+        read_rows(shard)
+
+
+def test_changed_metadata_is_found_and_another_encoding_is_the_same_shard(shard: Path) -> None:
+    table = pq.read_table(shard)
+    pq.write_table(table, shard, compression="zstd", row_group_size=2)
+    assert read_rows(shard)[1]["a"] == "b"
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"a": b"c"}), shard)
+    with pytest.raises(Damaged, match="its rows differ from its checksum"):
+        read_rows(shard)
+
+
+def test_any_flipped_bit_is_found_or_does_no_harm(shard: Path) -> None:
+    whole, rng = shard.read_bytes(), np.random.default_rng(0)
+    rows, meta = read_rows(shard)
+    found = 0
+    for byte in rng.integers(0, len(whole), 300).tolist():
+        flipped = bytearray(whole)
+        flipped[byte] ^= 1 << int(rng.integers(8))
+        shard.write_bytes(flipped)
+        try:
+            again, said = read_rows(shard)
+            check_images(shard)
+        except Damaged:
+            found += 1
+        else:  # without its checksum a shard isn't ours, as synthesis/shard_checks.py says
+            assert "checksum" not in said or (again.equals(rows) and said == meta)
+    assert found > 200
+
+
+def test_what_cannot_be_read_is_not_called_damaged(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pq, "ParquetFile", denied)
+    with pytest.raises(ValueError, match=r"can't be read .Permission denied.; check the path") as caught:
+        read_rows(shard)
+    assert not isinstance(caught.value, Damaged)
+    monkeypatch.undo()
+    shard.unlink()
+    with pytest.raises(ValueError, match=r"shard-00000.parquet does not exist, or is gone"):
+        read_rows(shard)
+    shard.mkdir()
+    with pytest.raises(ValueError, match="is no file, where a shard should be; move it out of the way"):
+        read_rows(shard)
 
 
 def test_ordinary_files_are_no_shards() -> None:

@@ -30,7 +30,7 @@ PROVENANCE = (
     "embedding_dropout", "dropout_seed", "noise_seed", "guidance_scale", "num_inference_steps", "feedback_scale",
     "criterion",
 )  # fmt: skip
-RESULTS = ("image", "criterion_value", "skipped_steps", "retries", "black", "seconds")
+RESULTS = ("image", "criterion_value", "skipped_steps", "retries", "black", "seconds", "image_sha256")
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.02])
@@ -64,7 +64,7 @@ def test_every_row_carries_its_provenance_and_results(pipe, classifier, tmp_path
     synthetic = stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
     results = read_shards(tmp_path, plan)
     assert tuple(pq.read_schema(shard_path(tmp_path, 0)).names) == PROVENANCE + RESULTS
-    assert set(results.columns) == {*PROVENANCE, *RESULTS, "path"} - {"image"}
+    assert set(results.columns) == {*PROVENANCE, *RESULTS, "path"} - {"image", "image_sha256"}
     assert results[list(PROVENANCE)].equals(plan.table)
     images = torch.stack([torch.from_numpy(image).permute(2, 0, 1) for image in pixels(results).values()]) / 255
     with torch.no_grad():
@@ -221,9 +221,25 @@ def test_a_plan_of_another_version_is_refused_where_something_is_to_be_made(pipe
     old = Plan(plan.table, {**plan.meta, "synthesis": older})
     with pytest.raises(ValueError, match=r"of another version of tailsmith, it lacks feedback_prediction; make a new"):
         stages.synthesize(old, DATASET, tmp_path / "new", classifier=classifier, pipe=pipe)
-    stages.synthesize(plan, DATASET, tmp_path / "made", classifier=classifier, pipe=pipe)
-    old.write(tmp_path / "made" / "plan.parquet")
-    assert len(stages.synthesize(old, DATASET, tmp_path / "made", classifier=classifier)) == 10
+
+
+def test_a_folder_of_an_earlier_version_can_still_be_read_but_not_gone_on_with(pipe, classifier, tmp_path):
+    plan = tiny_plan()
+    stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+    old = Plan(plan.table, {name: value for name, value in plan.meta.items() if name != "rendering"})
+    old.write(tmp_path / "plan.parquet")
+    for path in tmp_path.glob("shard-*"):  # as they were: no hashes of images, no checksum
+        table = pq.read_table(path).drop_columns(["image_sha256"])
+        pq.write_table(table.replace_schema_metadata({"generator": "tiny", "version": "0.0.1"}), path)
+    made = stages.synthesize(old, DATASET, tmp_path, classifier=classifier)
+    assert len(made) == 10 and made.image(9).size == (16, 16)
+    with pytest.raises(ValueError, match=r"holds images of another plan; use another folder \(version of rendering"):
+        stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+    shard_path(tmp_path, 1).unlink()
+    with pytest.raises(
+        ValueError, match=r"another version of tailsmith, which makes other images of the same requests"
+    ):
+        stages.synthesize(old, DATASET, tmp_path, classifier=classifier, pipe=pipe)
 
 
 def test_heun_asks_twice_in_a_step_and_one_skip_is_counted(tmp_path):

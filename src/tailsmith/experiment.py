@@ -22,7 +22,8 @@ from tailsmith.sample_study import Study, study_samples
 from tailsmith.sample_study import settings as study_settings
 from tailsmith.search import best_of_trials, over_seeds
 from tailsmith.synthesis import hardness
-from tailsmith.synthesis.generators import generator_hash, load_generator, preset
+from tailsmith.synthesis.generators import generator_hash, preset
+from tailsmith.synthesis.provenance import load_hashed
 
 
 def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Path:
@@ -45,14 +46,14 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
         if ARMS[arm]["synthesis"] is not None:
             # 2. One request per image that a class or group lacks; 3. D_syn: text- and image-conditioned samples,
             # steered by omega grad C(x, y, f_phi) (Eq. 3).
-            pipe = pipe or load_generator(config.generator, dtype=dtype)
+            pipe = pipe or load_hashed(config.generator, dtype=dtype)
             synthetic = synthesize_arm(directory, config, dataset, arm, guide, pipe)
         # 4. Retrain from scratch on D_real and D_syn, half of each mini-batch; test on real images only.
         train_arm(directory, config, dataset, arm, synthetic)
 
     # 5. What it bought, and what the samples are like.
     with directory.timed("study samples"):
-        pipe = pipe or load_generator(config.generator, dtype=dtype)
+        pipe = pipe or load_hashed(config.generator, dtype=dtype)
         study = study_samples(Study(directory, config, dataset, guide, pipe))
     write_json(directory.path / "samples.json", study)
     write_json(directory.path / "environment.json", {**environment(), **_provenance(config, dataset, guide)})

@@ -17,8 +17,9 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.grid_config import GridConfig
 from tailsmith.report.grid_cells import Axes, Place
 from tailsmith.sample_study import rarest
+from tailsmith.synthesis.plan_checks import check_config
 from tailsmith.synthesis.presets import settled
-from tailsmith.synthesis.requests import Plan, check_config, make_plan
+from tailsmith.synthesis.requests import Plan, make_plan
 
 CLASSES = 2  # the rarest, where none are named
 SHARD = 32  # images at most that an interruption loses
@@ -38,7 +39,8 @@ def plan_grid(dataset: Dataset, classifier: Any, config: GridConfig, generator: 
     def one_more(counts: Ints) -> Ints:
         return counts + chosen.reshape(counts.shape)
 
-    made = stages.plan(dataset, one_more, per=config.per, config=base, generator=generator, classifier=classifier)
+    strongest = replace(base, feedback_scale=float(max(axes.feedback_scales)))  # its decoder is part of the plan
+    made = stages.plan(dataset, one_more, per=config.per, config=strongest, generator=generator, classifier=classifier)
     missing = stages.missing(dataset, one_more, config.per)
     named = [name for name, wanted in zip(_names(dataset, config.per), chosen, strict=True) if wanted]
     requests: dict[tuple[str, int, str], Request] = {}

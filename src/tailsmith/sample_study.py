@@ -24,11 +24,13 @@ from tailsmith.config import ARMS, RunConfig
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
-from tailsmith.guidance.criteria import CRITERION_NAMES, ClassGaussians, get_criterion
+from tailsmith.guidance.class_gaussians import ClassGaussians
+from tailsmith.guidance.criteria import CRITERION_NAMES, get_criterion
 from tailsmith.metrics.samples import agreement, compare
 from tailsmith.run_directory import RunDirectory
 from tailsmith.synthesis import hardness
 from tailsmith.synthesis.presets import settled
+from tailsmith.synthesis.provenance import planned_by
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
@@ -71,10 +73,13 @@ def study_samples(study: Study) -> dict[str, dict[str, Any]]:
     independent = study.directory.classifier("balanced_softmax")
     criteria = studied_criteria(study.config)
 
-    def eye(classifier: Classifier) -> Eye:
-        return Eye(classifier, stages.class_gaussians(study.dataset, classifier) if "hardness" in criteria else None)
+    def eye(classifier: Classifier, kept: Path) -> Eye:
+        needed = "hardness" in criteria
+        return Eye(classifier, hardness.class_gaussians(study.dataset, classifier, kept) if needed else None)
 
-    eyes = Eyes(eye(study.guide), None if independent is None else eye(independent), judge or independent)
+    folder = study.directory.path
+    other = None if independent is None else eye(independent, folder / "study" / hardness.FILE)
+    eyes = Eyes(eye(study.guide, folder / hardness.FILE), other, judge or independent)
     return {name: _measure(study, eyes, name, changes) for name, changes in settings(study.config).items()}
 
 
@@ -146,7 +151,7 @@ def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
     counts = class_counts(study.dataset) if study.config.per == "class" else group_counts(study.dataset)
     wanted = np.zeros(counts.size, dtype=np.int64)
     wanted[rarest(study.dataset, study.config.per)] = PER_CLASS
-    meta = {"generator": study.config.generator, "study": name, "classifier_sha256": study.guide.sha256()}
+    meta = {"study": name, **planned_by(study.config.generator, config, study.guide)}
     plan = make_plan(study.dataset, wanted.reshape(counts.shape), config, meta=meta)
     folder = study_folder(study.directory, name)
     stages.synthesize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from tailsmith import __version__
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.prediction import predict
 from tailsmith.classification.training import train_classifier
@@ -27,26 +27,24 @@ from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
+from tailsmith.synthesis.claims import in_turn
 from tailsmith.synthesis.families import check_conditioning
 from tailsmith.synthesis.generators import (
     EMBEDDED,
     check_generator,
-    decoder_hash,
     find_decoder,
     generator_family,
-    generator_hash,
     load_decoder,
-    located,
     located_decoder,
-    planned_pipe,
 )
 from tailsmith.synthesis.hardness import FILE, class_gaussians
+from tailsmith.synthesis.plan_checks import check_config
 from tailsmith.synthesis.presets import settled
-from tailsmith.synthesis.requests import Plan, check_config, check_shards, make_plan
-from tailsmith.synthesis.shards import claim
-from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
-
-LATER = {"dtype", "feedback_decode_batch_size"}  # settings that a plan of before lacks: it means their defaults
+from tailsmith.synthesis.provenance import check_renderable, planned_by, planned_pipe, really_by, warn_of_change
+from tailsmith.synthesis.requests import Plan, check_shards, make_plan
+from tailsmith.synthesis.shard_checks import shard_path, unsound
+from tailsmith.synthesis.shards import check_folder, keep_plan
+from tailsmith.synthesis.worker import Worker, read_shards, synthetic_dataset
 
 
 def load(
@@ -127,15 +125,7 @@ def plan(
     if classifier is not None:
         _check_classes(classifier, dataset, "plan for the data it was trained on")
     lacking = missing(dataset, target, per)
-    meta = {
-        "version": __version__,
-        "dataset": dataset.name,
-        "per": per,
-        "generator": located(str(generator)),
-        "generator_sha256": generator_hash(str(generator)),
-        "decoder_sha256": decoder_hash(config.feedback_decoder, str(generator)) if config.feedback_scale > 0 else None,
-        "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
-    }
+    meta = {"dataset": dataset.name, "per": per, **planned_by(str(generator), config, classifier)}
     return make_plan(dataset, lacking, config, meta=meta)
 
 
@@ -179,19 +169,24 @@ def synthesize(
     """Fulfil a plan into `out/shard-*.parquet` and return the synthetic images; the same call resumes.
 
     `dataset` holds the conditioning images, `classifier` guides where the plan has feedback, `pipe` replaces the plan's
-    generator, `shards` limits this process to some shards, `hardness` names the file that keeps that criterion's class
-    Gaussians (None: one in `out`). Raises ValueError where the classifier's classes differ from the plan's or `out`
-    holds another plan's shards.
+    generator (shards then say that its weights are unknown), `shards` limits this process, and what it returns, to some
+    shards, `hardness` names the file that keeps that criterion's class Gaussians (None: one in `out`). A shard that
+    isn't what was written is set aside and rendered again; one that another process renders is waited for. Raises
+    ValueError for a plan that means nothing, where the classifier, the generator, the decoder or a conditioning image
+    is not the planned one, and where `out` holds another plan's shards.
     """
     out = Path(out)
+    plan.check()
     _check_match(plan, dataset, classifier)
-    claim(out, plan)
+    check_folder(out, plan)
     mine = plan.shards if shards is None else shards
     check_shards(mine, plan.shards)
-    unfinished = [number for number in mine if not shard_path(out, number).exists()]
+    unfinished = unsound(out, plan, mine)
     if unfinished:
-        _check_settings(plan)
-        pipe = planned_pipe(plan.meta["generator"], plan.meta["synthesis"].get("dtype", "fp32"), pipe)
+        check_renderable(plan)
+        pipe = planned_pipe(plan, pipe)
+        made_by = really_by(plan, pipe, classifier)
+        keep_plan(out, plan)
         gaussians = _gaussians(plan, dataset, classifier, hardness or out / FILE)
         decoder = load_decoder(
             plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
@@ -203,9 +198,14 @@ def synthesize(
         total = sum(map(plan.shard_size, mine))
         done = total - sum(map(plan.shard_size, unfinished))
         with tqdm(total=total, initial=done, desc=description, unit="image") as bar:
-            for number in unfinished:
-                _render_shard(worker, plan, number, out, bar)
-    return synthetic_dataset(read_shards(out, plan), dataset)
+            turns = in_turn(out, plan, mine, unfinished, lambda number: bar.update(plan.shard_size(number)))
+            with closing(turns):  # lest a claim stays behind
+                for number in turns:
+                    warn_of_change(pipe)
+                    _render_shard(worker, plan, number, out, bar, made_by)
+    else:
+        keep_plan(out, plan)
+    return synthetic_dataset(read_shards(out, plan, mine), dataset)
 
 
 def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> dict[str, Any]:
@@ -265,22 +265,6 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
         raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
 
 
-def _check_settings(plan: Plan) -> None:
-    """The plan's settings are all there, and its decoder is the one it was made for."""
-    settings = plan.meta["synthesis"]
-    if lacks := {each.name for each in fields(SynthesisConfig)} - set(settings) - LATER:
-        raise ValueError(
-            f"this plan is of another version of tailsmith, it lacks {min(lacks)}; make a new plan, and synthesize it "
-            "into another folder"
-        )
-    planned = plan.meta.get("decoder_sha256")
-    if planned and planned != decoder_hash(settings["feedback_decoder"], plan.meta["generator"]):
-        raise ValueError(
-            f"the decoder {settings['feedback_decoder']!r} is not the one the plan was made for (its hash differs); "
-            "make a new plan"
-        )
-
-
 def _gaussians(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> ClassGaussians | None:
     """Class Gaussians of the real training features, where the plan's criteria include hardness."""
     if classifier is None or not (plan.table["criterion"] == "hardness").any():
@@ -288,15 +272,12 @@ def _gaussians(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> Cla
     return class_gaussians(dataset, classifier, kept)
 
 
-def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any) -> None:
+def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any, made_by: dict[str, str]) -> None:
     import pandas as pd
 
     batches = []
     for results in worker.render(plan.shard(number), plan.meta["synthesis"]):
         batches.append(results)
         bar.update(len(results))
-    meta = {
-        name: str(plan.meta.get(name))
-        for name in ("generator", "generator_sha256", "decoder_sha256", "classifier_sha256", "version")
-    }
+    meta = {**made_by, "shard": str(number)}
     write_packed(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)

@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tailsmith.randomness import noise_generator
+
 
 @torch.no_grad()
 def embed_images(pipe: Any, images: Sequence[Image.Image]) -> Tensor:
@@ -27,7 +29,7 @@ def drop_entries(embedding: Tensor, probability: float, seed: int) -> Tensor:
     The paper doesn't say whether the rest is scaled up, nor whether this comes before the unCLIP noise: here
     the rest stays as it is, and the pipeline's noise comes after.
     """
-    kept = torch.rand(embedding.shape, generator=torch.Generator().manual_seed(seed)) >= probability
+    kept = torch.rand(embedding.shape, generator=noise_generator(seed)) >= probability
     return embedding * kept.to(embedding.device)
 
 

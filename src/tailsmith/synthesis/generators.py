@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from tailsmith.config import SynthesisConfig
-from tailsmith.devices import DTYPES, chosen_device, chosen_dtype, dtype_name
+from tailsmith.devices import DTYPES, chosen_device
 from tailsmith.files import sha256_folder
 from tailsmith.synthesis.families import WITH_IP_ADAPTER, Family, family_of, get_family
 from tailsmith.synthesis.locations import HUB_ID, Weights, class_advice, find_weights, generator_folder, located
@@ -36,7 +36,6 @@ __all__ = [
     "located",
     "located_decoder",
     "no_loading_bars",
-    "planned_pipe",
     "preset",
 ]
 
@@ -103,15 +102,6 @@ def load_generator(
     _set_scheduler(pipe, family_of(pipe))
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
-
-
-def planned_pipe(generator: str, dtype: str, pipe: Any = None) -> Any:
-    """The generator of a plan in the plan's precision, or the caller's own pipe; ValueError where that has another."""
-    if pipe is None:
-        return load_generator(generator, dtype=chosen_dtype(dtype))
-    if (own := dtype_name(pipe.dtype)) != dtype:
-        raise ValueError(f"the plan is for a generator in {dtype}, this pipe is in {own}; plan with dtype={own!r}")
-    return pipe
 
 
 def check_generator(generator: str, class_names: Sequence[str], config: SynthesisConfig) -> None:

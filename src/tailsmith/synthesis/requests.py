@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from tailsmith.config import SynthesisConfig
 from tailsmith.data.dataset import Dataset
+from tailsmith.data.packed import reading
 from tailsmith.files import write_atomically
-from tailsmith.guidance.criteria import CRITERION_NAMES
-from tailsmith.guidance.feedback import check_options
+from tailsmith.synthesis.plan_checks import REQUESTS, check_config, check_plan
+from tailsmith.synthesis.plan_identity import RENDERING, Parts, identity, identity_parts
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
-CONDITIONINGS = ("text", "image", "image+text")
 
 
 @dataclass(frozen=True)
@@ -61,20 +61,45 @@ class Plan:
         stops = np.append(starts[1:], len(shards))[: len(starts)]  # none in an empty plan
         return table, dict(zip(numbers.tolist(), map(slice, starts.tolist(), stops.tolist()), strict=True))
 
+    def check(self) -> None:
+        """Raise ValueError for rows or metadata that mean nothing."""
+        check_plan(self.table, self.meta)
+
+    @cached_property
+    def parts(self) -> Parts:
+        """The hash of each thing that its shards follow from."""
+        return identity_parts(self._by_shard[0], self.meta)
+
+    @property
+    def identity(self) -> str:
+        """Equal for plans whose shards are interchangeable, whoever made them, where and with which version."""
+        return identity(self.parts)
+
     def write(self, path: Path) -> None:
         table = pa.Table.from_pandas(self.table, preserve_index=False)
         table = table.replace_schema_metadata({"tailsmith": json.dumps(self.meta, sort_keys=True)})
-        write_atomically(path, lambda temporary: pq.write_table(table, temporary))
+        write_atomically(path, lambda temporary: pq.write_table(table, temporary, write_page_checksum=True))
 
     @staticmethod
     def read(path: Path) -> "Plan":
         if not path.is_file():
             raise ValueError(f"no plan at {path}; make one with `tailsmith plan`")
-        table = pq.read_table(path)
-        meta = (table.schema.metadata or {}).get(b"tailsmith")
-        if meta is None:
+        with reading(path, "bring back a sound copy, or make the plan again: the same settings give the same one"):
+            table = pq.read_table(path, page_checksum_verification=True)
+            rows = table.to_pandas()
+        stored = (table.schema.metadata or {}).get(b"tailsmith")
+        if stored is None:
             raise ValueError(f"{path} is not a plan: it carries no tailsmith metadata")
-        return Plan(table.to_pandas(), json.loads(meta))
+        try:
+            meta = json.loads(stored)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is not a plan: its metadata is no JSON ({error}); make the plan again") from error
+        plan = Plan(rows, meta)
+        try:
+            plan.check()
+        except ValueError as error:
+            raise ValueError(f"plan {path}: {error}") from error
+        return plan
 
 
 def check_shards(chosen: Sequence[int], known: Sequence[int]) -> None:
@@ -97,6 +122,8 @@ def make_plan(
     benchmark's published counts without images. The k-th request of a class or group is the same for any larger plan.
     """
     check_config(config, dataset)
+    if (wanted := sum(missing.ravel().tolist())) > REQUESTS:  # Python's numbers don't overflow
+        raise ValueError(f"a plan has at most {REQUESTS:,} requests, and this one would have {wanted:,}; lower target")
     labels, attributes, ordinals = _expand(missing)
     seeds = [_hash64(config.seed, labels, attributes + 1, ordinals, stream) for stream in range(4)]
     sources, hashes = _conditioning_images(dataset, labels, attributes, seeds[0], config)
@@ -119,70 +146,8 @@ def make_plan(
         }
     )
     shared = {"class_names": list(dataset.class_names), "attribute_names": list(dataset.attribute_names)}
-    everything = {**shared, "synthesis": asdict(config), **meta}
+    everything = {**shared, "synthesis": asdict(config), "rendering": RENDERING, **meta}
     return Plan(table, json.loads(json.dumps(everything)))  # as it will be read: tuples are lists
-
-
-def check_config(config: SynthesisConfig, dataset: Dataset) -> None:
-    """Raise ValueError for settings that can't work, before anything is planned."""
-    if config.conditioning not in CONDITIONINGS:
-        raise ValueError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
-    if config.conditioning_from not in ("group", "class"):
-        raise ValueError(f"conditioning_from should be 'group' or 'class', got {config.conditioning_from!r}")
-    if not 0 <= config.embedding_dropout <= 1:
-        raise ValueError(f"embedding_dropout should be within 0..1, got {config.embedding_dropout}")
-    if config.guidance_scale is None or config.num_inference_steps is None:
-        raise ValueError(
-            "guidance_scale and num_inference_steps should be numbers, got None; presets.settled(config, generator) "
-            "gives the generator's own"
-        )
-    if config.num_inference_steps < 1 or config.shard_size < 1:
-        raise ValueError(
-            f"num_inference_steps and shard_size should be at least 1, got {config.num_inference_steps} "
-            f"and {config.shard_size}"
-        )
-    if config.seed < 0:
-        raise ValueError(f"seed should not be negative, got {config.seed}")
-    _check_feedback(config)
-    _check_wording(config, dataset)
-
-
-def _check_feedback(config: SynthesisConfig) -> None:
-    for name in [config.criterion] if isinstance(config.criterion, str) else config.criterion:
-        if name not in CRITERION_NAMES:
-            raise ValueError(f"criterion should be one of {list(CRITERION_NAMES)}, got {name!r}")
-    if not isinstance(config.criterion, str):
-        weights = np.array(list(config.criterion.values()), dtype=float)
-        if not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-            raise ValueError(f"weights of a criterion mixture should be positive, got {config.criterion}")
-    if not np.isfinite(config.feedback_scale) or config.feedback_scale < 0:
-        raise ValueError(f"feedback_scale should be finite and not negative, got {config.feedback_scale}")
-    assert config.num_inference_steps is not None
-    if config.feedback_steps and max(config.feedback_steps) >= config.num_inference_steps:
-        raise ValueError(
-            f"feedback_steps should be below num_inference_steps, {config.num_inference_steps}; got "
-            f"{max(config.feedback_steps)}"
-        )
-    if config.feedback_decode_size is not None and config.feedback_decode_size < 1:
-        raise ValueError(f"feedback_decode_size should be at least 1 pixel, got {config.feedback_decode_size}")
-    check_options(
-        every=config.feedback_every,
-        steps=config.feedback_steps,
-        update=config.feedback_update,
-        prediction=config.feedback_prediction,
-        through=config.feedback_through,
-        views=config.feedback_views,
-    )
-
-
-def _check_wording(config: SynthesisConfig, dataset: Dataset) -> None:
-    unknown = set(config.display_names) - {*dataset.class_names, *dataset.attribute_names}
-    if unknown:
-        raise ValueError(f"display_names has {min(unknown)!r}, which is no class or attribute of the dataset")
-    try:
-        config.prompt.format(label="", attribute="")
-    except (KeyError, IndexError, AttributeError, ValueError) as error:
-        raise ValueError(f"prompt may hold {{label}} and {{attribute}} only, got {config.prompt!r}") from error
 
 
 def _expand(missing: Ints) -> tuple[Ints, Ints, Ints]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 
 from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
+from tailsmith.data.packed import read_rows
+from tailsmith.synthesis.claims import sweep
 from tailsmith.synthesis.requests import Plan, check_shards
-from tailsmith.synthesis.worker import read_shards, shard_path, synthetic_dataset
+from tailsmith.synthesis.shard_checks import shard_path
+from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
 
 def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
@@ -22,26 +24,39 @@ def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"shards should be numbers as in 3 or 0,1,2 or 0-9, got {text!r}")
-        chosen += range(int(first), int(last if dash else first) + 1)
+        low, high = int(first), int(last if dash else first)
+        check_shards([low, high] if low <= high else [], known)  # before a range of billions is written out
+        chosen += range(low, high + 1)
     if not chosen:
         raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {text}")
     check_shards(chosen, known)
     return sorted(set(chosen))
 
 
-def claim(out: Path, plan: Plan) -> None:
-    """Keep the plan beside its shards, and refuse a folder with another plan's."""
+def keep_plan(out: Path, plan: Plan) -> None:
+    """Keep the plan beside its shards: the first one, of those that are the same."""
+    if not (out / "plan.parquet").exists():
+        plan.write(out / "plan.parquet")
+
+
+def check_folder(out: Path, plan: Plan) -> None:
+    """Raise ValueError for a folder of another plan's shards; clear what killed processes left in it."""
     path = out / "plan.parquet"
-    if path.exists():
-        earlier = Plan.read(path)
-        if earlier.meta != plan.meta or not earlier.table.equals(plan.table):
-            raise ValueError(f"{out} holds images of another plan; use another folder, or delete it to start again")
-    else:
-        plan.write(path)
+    sweep(out)
+    if not path.exists():
+        return
+    earlier = Plan.read(path)
+    if differing := [name for name, part in plan.parts.items() if earlier.parts[name] != part]:
+        raise ValueError(
+            f"{out} holds images of another plan; use another folder ({', '.join(differing)}: not the same)"
+        )
 
 
 def finished_images(folder: Path, dataset: Dataset) -> Dataset:
-    """The images of a folder whose plan is fulfilled; ValueError for half of a plan, or another dataset's."""
+    """The images of a folder whose plan is fulfilled, all of them compared with their hashes.
+
+    Raises ValueError for half of a plan, another dataset's, or a shard that is not what was written.
+    """
     requests = Plan.read(folder / "plan.parquet")
     planned = tuple(requests.meta["class_names"])
     if planned != dataset.class_names:
@@ -49,20 +64,12 @@ def finished_images(folder: Path, dataset: Dataset) -> Dataset:
             f"the classes of the images in {folder} are not the data's: the data "
             f"{class_difference(dataset.class_names, planned)}; synthesize for this data"
         )
-    there = [number for number in requests.shards if shard_path(folder, number).exists()]
-    if len(there) < len(requests.shards):
-        raise ValueError(
-            f"{folder} has {len(there)} of its plan's {len(requests.shards)} shards; "
-            "finish it with `tailsmith synthesize`"
-        )
-    return synthetic_dataset(read_shards(folder, requests), dataset)
+    return synthetic_dataset(read_shards(folder, requests, images=True), dataset)
 
 
 def rendered(folder: Path, shards: Sequence[int]) -> dict[str, Any]:
-    """How many images, how fast, and what feedback skipped; reads two columns only."""
-    columns = ["seconds", "skipped_steps"]
-    parts = [pq.read_table(shard_path(folder, number), columns=columns).to_pandas() for number in shards]
-    made = pd.concat(parts, ignore_index=True)
+    """How many images, how fast, and what feedback skipped."""
+    made = pd.concat([read_rows(shard_path(folder, number))[0] for number in shards], ignore_index=True)
     return {
         "images": len(made),
         "shards": len(shards),

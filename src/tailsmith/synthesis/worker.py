@@ -3,7 +3,8 @@
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,11 +23,13 @@ from tailsmith.data.packed import location
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.guidance.criteria import get_criterion, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
+from tailsmith.randomness import noise_generator
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.conditioning import drop_entries
 from tailsmith.synthesis.families import Family, check_conditioning, family_of
 from tailsmith.synthesis.memory import BatchSize
 from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.shard_checks import THREADS, read_shard, shard_path
 
 log = logging.getLogger(__name__)
 
@@ -106,20 +108,27 @@ class Worker:
         wanted = requests["conditioning_id"].dropna().unique().tolist()
         if not wanted:
             return embeddings
-        embedded = dict(zip(wanted, self._embed(wanted, family), strict=True))
+        planned = dict(zip(requests["conditioning_id"], requests["conditioning_sha256"], strict=True))
+        embedded = dict(zip(wanted, self._embed(wanted, [planned[name] for name in wanted], family), strict=True))
         columns = (requests[name] for name in ("conditioning_id", "embedding_dropout", "dropout_seed"))
         for row, (image_id, probability, seed) in enumerate(zip(*columns, strict=True)):
             if isinstance(image_id, str):
                 embeddings[row] = drop_entries(embedded[image_id], float(probability), int(seed))
         return embeddings
 
-    def _embed(self, image_ids: list[str], family: Family) -> Tensor:
-        """The embeddings of the dataset's images of these ids, [n, ...] in fp32."""
+    def _embed(self, image_ids: list[str], hashes: list[str | None], family: Family) -> Tensor:
+        """The embeddings of the dataset's images of these ids, [n, ...] in fp32; they are those that were planned."""
         assert family.embed is not None  # as _check has seen
         row_of = {name: row for row, name in enumerate(self.dataset.table["image_id"])}
         lost = [name for name in image_ids if name not in row_of]
         if lost:
             raise ValueError(f"the plan conditions on image {lost[0]!r}, which this dataset does not have")
+        for image_id, planned in zip(image_ids, hashes, strict=True):
+            if isinstance(planned, str) and self.dataset.content_hash(row_of[image_id]) != planned:
+                raise ValueError(
+                    f"the conditioning image {image_id!r} is not the one that the plan was made with (its content "
+                    "differs); bring that one back, or make a new plan and synthesize it into another folder"
+                )
         embed = family.embed
 
         def some(rows: slice) -> Tensor:
@@ -159,7 +168,7 @@ class Worker:
             images = self.pipe(
                 **call,
                 num_inference_steps=int(batch["num_inference_steps"].iloc[0]),
-                generator=[torch.Generator().manual_seed(seed) for seed in batch["noise_seed"].tolist()],
+                generator=[noise_generator(seed) for seed in batch["noise_seed"].tolist()],
                 output_type="pt",
             ).images
         images = images.float() / 2 + 0.5 if family.centred else images.float()
@@ -227,25 +236,31 @@ def encode_image(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def shard_path(folder: Path, number: int) -> Path:
-    return folder / f"shard-{number:05d}.parquet"
+def read_shards(
+    folder: Path, plan: Plan, numbers: Sequence[int] | None = None, *, images: bool = False
+) -> pd.DataFrame:
+    """Shards of a plan (None = all), in its order, but for the images: column `path` says where each is (packed.py).
 
-
-def read_shards(folder: Path, plan: Plan) -> pd.DataFrame:
-    """The finished shards of a plan, in its order, but for the images: column `path` says where each is (packed.py).
-
-    The images of a full plan would not fit into memory.
+    The images of a full plan would not fit into memory. Raises ValueError for a shard that is missing, or is not what
+    the plan asks for; with `images` all of these are read and compared with their hashes, too.
     """
     folder = folder.resolve()  # the locations hold wherever the process goes
-    paths = [path for path in (shard_path(folder, number) for number in plan.shards) if path.exists()]
-    if not paths:
+    numbers = plan.shards if numbers is None else numbers
+    there = [number for number in numbers if shard_path(folder, number).exists()]
+    if not there:
         raise ValueError(f"no finished shard in {folder}; run `tailsmith synthesize` first")
-    shards: list[pd.DataFrame] = []
-    for path in paths:
-        columns = [name for name in pq.read_schema(path).names if name != "image"]
-        shard = pq.read_table(path, columns=columns).to_pandas()
-        shards.append(shard.assign(path=[location(path, row) for row in range(len(shard))]))
-    return pd.concat(shards, ignore_index=True)
+    if len(there) < len(numbers):
+        raise ValueError(
+            f"{folder} has {len(there)} of its plan's {len(numbers)} shards; finish it with `tailsmith synthesize`"
+        )
+
+    def one(number: int) -> pd.DataFrame:
+        path = shard_path(folder, number)
+        shard = read_shard(path, plan, number, images=images)
+        return shard.assign(path=[location(path, row) for row in range(len(shard))])
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return pd.concat(list(pool.map(one, numbers)), ignore_index=True)
 
 
 def synthetic_dataset(results: pd.DataFrame, like: Dataset) -> Dataset:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from tailsmith.config import StageConfig
 from tailsmith.files import write_atomically
+from tailsmith.randomness import noise_generator
 
 Losses = dict[str, torch.Tensor]  # the entry "loss" is minimised, all are logged
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -38,7 +39,7 @@ class Draw:
 def draw_step(n: int, batch_size: int, seed: int, step: int) -> Draw:
     rng = np.random.default_rng([seed, step])
     rows = rng.integers(0, n, size=batch_size)
-    return Draw(rows, rng, torch.Generator().manual_seed(int(rng.integers(2**62))))
+    return Draw(rows, rng, noise_generator(int(rng.integers(2**62))))
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:

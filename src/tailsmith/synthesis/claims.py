@@ -1,0 +1,199 @@
+"""Who renders which shard, where several processes work on one plan: claims in its folder, and nothing else.
+
+    .shard-00003.claim      written with O_EXCL before a shard is rendered, touched while it is, removed afterwards
+
+A process that is gone leaves its claim; others take it over when its process is no longer there (on the same machine)
+or when it hasn't been touched for ten minutes. Where that goes wrong, at worst a shard is rendered twice, with the same
+images, and one of both whole files stays.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.shard_checks import fault_of, set_aside, shard_path
+
+log = logging.getLogger(__name__)
+STALE_SECONDS = 600.0  # also how far the clocks of machines may be apart
+UNWRITTEN_SECONDS = 10.0  # a claim that still says nothing is of a process that was killed as it made it
+TOUCH_SECONDS = 30.0
+POLL_SECONDS = 1.0
+TEMPORARY = re.compile(r"\.(shard-\d+|plan)\.parquet\.\w+\.tmp")  # of files.write_atomically
+CLAIM = re.compile(r"\.shard-(\d+)\.claim")
+
+_held: set[str] = set()  # tokens of this process's claims: a claim with its number and another token is a ghost's
+
+
+def claim_path(folder: Path, number: int) -> Path:
+    return folder / f".shard-{number:05d}.claim"
+
+
+def in_turn(
+    folder: Path, plan: Plan, numbers: Sequence[int], unfinished: Sequence[int], others: Callable[[int], object]
+) -> Generator[int]:
+    """Each of the `unfinished` shards that the caller should render, claimed while it does.
+
+    Ends when all `numbers` are there; shards that other processes claim are waited for, and `others(number)` is called
+    for those that they made. A damaged file in a shard's place is set aside. To be closed if the caller leaves early.
+    """
+    waiting, rendered, said = list(unfinished), Counter[int](), ""
+    while waiting:
+        left = []
+        for number in waiting:
+            path = shard_path(folder, number)
+            with claimed(folder, number) as mine:
+                if not mine:
+                    left.append(number)
+                elif _free(path, plan, number):
+                    if rendered[number] == 2:
+                        raise ValueError(f"{path} was rendered twice and is gone again: something removes it")
+                    rendered[number] += 1
+                    yield number
+                elif not rendered[number]:
+                    others(number)
+        if left == waiting:
+            if (waits := _waiting(folder, left)) != said:
+                log.warning("%s", waits)
+                said = waits
+            time.sleep(POLL_SECONDS)
+        waiting = left or [number for number in numbers if not shard_path(folder, number).exists()]
+
+
+@contextmanager
+def claimed(folder: Path, number: int) -> Iterator[bool]:
+    """Inside, the shard is this process's to render if True; False where another one renders it."""
+    path, token = claim_path(folder, number), uuid.uuid4().hex
+    if not (_create(path, token) or (_take_over(path) and _create(path, token))):
+        yield False
+        return
+    finished = threading.Event()
+    toucher = threading.Thread(target=_keep_touching, args=(path, finished), daemon=True)
+    toucher.start()
+    try:
+        for left in folder.glob(f".{shard_path(folder, number).name}.*.tmp"):  # of a writer that is gone
+            left.unlink(missing_ok=True)
+        yield True
+    finally:
+        finished.set()
+        toucher.join()
+        if _holder(path).get("token") == token:  # else it was taken over while this process slept
+            path.unlink(missing_ok=True)
+        _held.discard(token)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left in a folder of shards: old temporary files, claims of finished shards."""
+    for path in folder.glob(".*"):
+        with suppress(FileNotFoundError):
+            found = CLAIM.fullmatch(path.name)
+            old_file = TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_SECONDS
+            if old_file or (found and shard_path(folder, int(found[1])).exists() and _is_stale(path)):
+                path.unlink()
+
+
+def _free(path: Path, plan: Plan, number: int) -> bool:
+    """Whether the shard is still to be made; what is not the plan's is moved out of its place."""
+    if not path.exists():
+        return True
+    fault = fault_of(path, plan, number)
+    if fault is not None:
+        set_aside(path, fault)
+    return fault is not None
+
+
+def _create(path: Path, token: str) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+    except FileExistsError:
+        return False
+    _held.add(token)
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "time": time.time(), "token": token}
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(json.dumps(holder))
+    return True
+
+
+def _take_over(path: Path) -> bool:
+    """Move a stale claim out of the way; True where there is none any more.
+
+    Of two processes that see the same stale claim, the slower one could move the faster one's new claim: it looks at
+    what it has moved, and puts that back.
+    """
+    seen = _holder(path).get("token")
+    if not _is_stale(path):
+        return False
+    moved = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(moved)
+    except FileNotFoundError:
+        return True
+    if _holder(moved).get("token") != seen:
+        with suppress(FileExistsError):
+            os.link(moved, path)
+        moved.unlink()
+        return False
+    moved.unlink()
+    return True
+
+
+def _is_stale(path: Path) -> bool:
+    try:
+        touched = path.stat().st_mtime
+    except FileNotFoundError:
+        return False
+    holder = _holder(path)
+    pid = holder.get("pid")
+    if holder.get("host") == socket.gethostname() and isinstance(pid, int):
+        if pid == os.getpid():
+            return holder.get("token") not in _held
+        if not _is_running(pid):
+            return True
+    return time.time() - touched > (STALE_SECONDS if holder else UNWRITTEN_SECONDS)
+
+
+def _is_running(pid: int) -> bool:
+    if os.name == "nt":  # there, signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def _holder(path: Path) -> dict[str, Any]:
+    """Who holds a claim; empty where it is being written, or gone."""
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return {}
+    return holder if isinstance(holder, dict) else {}
+
+
+def _keep_touching(path: Path, finished: threading.Event) -> None:
+    while not finished.wait(TOUCH_SECONDS):
+        with suppress(OSError):
+            os.utime(path)
+
+
+def _waiting(folder: Path, numbers: Sequence[int]) -> str:
+    holder = _holder(claim_path(folder, numbers[0]))
+    return (
+        f"waiting for {len(numbers)} of the shards, which others render: {shard_path(folder, numbers[0]).name} by "
+        f"process {holder.get('pid')} on {holder.get('host')}"
+    )

@@ -1,0 +1,268 @@
+"""Whether a plan means something, as a whole: its settings before it is made, its rows and metadata when it is read."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from tailsmith.config import SynthesisConfig
+from tailsmith.data.dataset import Dataset
+from tailsmith.guidance.criteria import CRITERION_NAMES
+from tailsmith.guidance.feedback import check_options
+
+CONDITIONINGS = ("text", "image", "image+text")
+RESULTS = ("image", "image_sha256", "criterion_value", "skipped_steps", "retries", "black", "seconds")  # of a shard
+LARGEST = 2**63 - 1
+SHA256 = re.compile(r"[0-9a-f]{64}")
+REQUESTS = 10**8  # at most in one plan: a hundred times the paper's, and what memory holds
+
+Mask = npt.NDArray[np.bool_]
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Rows: each column is of one kind, and a kind knows which values are not of it.
+
+
+@dataclass(frozen=True)
+class Whole:
+    low: int
+    high: int = LARGEST
+
+    def __str__(self) -> str:
+        return f"a whole number {_within(self.low, self.high, LARGEST)}"
+
+    def typed(self, values: pd.Series) -> bool:
+        return pd.api.types.is_integer_dtype(values.dtype) and not values.hasnans
+
+    def wrong(self, values: pd.Series) -> Mask:
+        return np.asarray(~values.between(self.low, self.high).to_numpy(dtype=bool))
+
+
+@dataclass(frozen=True)
+class Number:
+    low: float
+    high: float = math.inf
+
+    def __str__(self) -> str:
+        return f"a finite number {_within(self.low, self.high, math.inf)}"
+
+    def typed(self, values: pd.Series) -> bool:
+        kind = values.dtype
+        return pd.api.types.is_float_dtype(kind) or pd.api.types.is_integer_dtype(kind)
+
+    def wrong(self, values: pd.Series) -> Mask:
+        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
+        return np.asarray(~(np.isfinite(numbers) & (numbers >= self.low) & (numbers <= self.high)))
+
+
+@dataclass(frozen=True)
+class Text:
+    among: tuple[str, ...] = ()  # any, where empty
+    optional: bool = False  # may be None
+    sha256: bool = False
+
+    def __str__(self) -> str:
+        kind = f"one of {list(self.among)}" if self.among else "a SHA-256 in hexadecimal" if self.sha256 else "a text"
+        return f"{kind} or nothing" if self.optional else kind
+
+    def typed(self, values: pd.Series) -> bool:
+        kind = pd.api.types.infer_dtype(values, skipna=True)
+        return kind == "string" or (self.optional and bool(values.isna().all()))
+
+    def wrong(self, values: pd.Series) -> Mask:
+        missing = values.isna().to_numpy(dtype=bool)
+        if not self.among and not self.sha256:
+            return np.zeros(len(values), dtype=bool) if self.optional else missing
+        known = values.dropna().unique().tolist()
+        sound = [each for each in known if (each in self.among if self.among else SHA256.fullmatch(each))]
+        return np.asarray(~(values.isin(sound).to_numpy(dtype=bool) | (missing & self.optional)))
+
+
+Kind = Whole | Number | Text
+
+
+def _within(low: float, high: float, largest: float) -> str:
+    return f"of at least {low}" if high == largest else f"within {low}..{high}"
+
+
+def _plain(value: Any) -> Any:
+    """As a user writes it: 2.0, not np.float64(2.0)."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def request_columns(classes: int = 1, attributes: int = 0) -> dict[str, Kind]:
+    """What determines one image: the columns of a plan, and what each may hold."""
+    return {
+        "request_id": Text(),
+        "shard": Whole(0),
+        "label": Whole(0, classes - 1),
+        "attribute": Whole(-1, attributes - 1),
+        "prompt": Text(),
+        "conditioning_id": Text(optional=True),
+        "conditioning_sha256": Text(optional=True, sha256=True),
+        "embedding_dropout": Number(0, 1),
+        "dropout_seed": Whole(0),
+        "noise_seed": Whole(0),
+        "guidance_scale": Number(0),
+        "num_inference_steps": Whole(1),
+        "feedback_scale": Number(0),
+        "criterion": Text(among=CRITERION_NAMES),
+    }
+
+
+def check_plan(table: pd.DataFrame, meta: Any) -> None:
+    """Raise ValueError for a plan that means nothing: which column or key, which request, and what is expected."""
+    _check_meta(meta)
+    columns = request_columns(len(meta["class_names"]), len(meta["attribute_names"]))
+    if lacking := [name for name in columns if name not in table.columns]:
+        raise ValueError(f"it lacks the column {lacking[0]!r}; a plan has {', '.join(columns)}")
+    if taken := [name for name in RESULTS if name in table.columns]:
+        raise ValueError(f"it has a column {taken[0]!r}, which is for what becomes of a request; name it otherwise")
+    if not len(table):
+        return
+    for name, kind in columns.items():
+        values = table[name]
+        if not kind.typed(values):
+            raise ValueError(
+                f"column {name!r} should hold {kind} for each request; it is of type {values.dtype}, with "
+                f"{_plain(values.iloc[0])!r} in row 0"
+            )
+        _complain(name, str(kind), kind.wrong(values), table)
+    _complain("request_id", "a name of its own", table["request_id"].duplicated().to_numpy(), table)
+
+
+def _complain(name: str, expected: str, wrong: Mask, table: pd.DataFrame) -> None:
+    rows = np.flatnonzero(wrong)
+    if not len(rows):
+        return
+    row = int(rows[0])
+    more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
+    raise ValueError(
+        f"column {name!r} should be {expected}; row {row} (request {table['request_id'].iat[row]!r}) has "
+        f"{_plain(table[name].iat[row])!r}{more}"
+    )
+
+
+def _check_meta(meta: Any) -> None:
+    if not isinstance(meta, dict):
+        raise ValueError(f"its metadata should be a JSON object, got {type(meta).__name__}")
+    for key, least in (("class_names", 1), ("attribute_names", 0)):
+        names = meta.get(key)
+        if not isinstance(names, list) or len(names) < least or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"its metadata should have {key!r}, a list of names; got {names!r}")
+    if not isinstance(meta.get("synthesis"), dict):
+        raise ValueError(f"its metadata should have 'synthesis', its settings by name; got {meta.get('synthesis')!r}")
+    for key in ("generator", "generator_sha256", "decoder_sha256", "classifier_sha256"):
+        if not isinstance(meta.get(key), str | None):
+            raise ValueError(f"its metadata should have a text as {key!r}, got {meta[key]!r}")
+    settings = meta["synthesis"]
+    if settings.keys() == {each.name for each in fields(SynthesisConfig)}:  # others are of another version
+        check_settings(SynthesisConfig(**settings))
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Settings
+
+
+def check_config(config: SynthesisConfig, dataset: Dataset) -> None:
+    """Raise ValueError for settings that can't work, before anything is planned."""
+    check_settings(config)
+    _check_wording(config, dataset)
+
+
+def check_settings(config: SynthesisConfig) -> None:
+    """Raise ValueError for settings that mean nothing, whatever the data."""
+    if config.guidance_scale is None or config.num_inference_steps is None:
+        raise ValueError(
+            "guidance_scale and num_inference_steps should be numbers, got None; presets.settled(config, generator) "
+            "gives the generator's own"
+        )
+    _check_types(config)
+    if config.conditioning not in CONDITIONINGS:
+        raise ValueError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
+    if config.conditioning_from not in ("group", "class"):
+        raise ValueError(f"conditioning_from should be 'group' or 'class', got {config.conditioning_from!r}")
+    if not 0 <= config.embedding_dropout <= 1:
+        raise ValueError(f"embedding_dropout should be within 0..1, got {config.embedding_dropout}")
+    if not math.isfinite(config.guidance_scale) or config.guidance_scale < 0:
+        raise ValueError(f"guidance_scale should be finite and not negative, got {config.guidance_scale}")
+    if config.num_inference_steps < 1 or config.shard_size < 1:
+        raise ValueError(
+            f"num_inference_steps and shard_size should be at least 1, got {config.num_inference_steps} "
+            f"and {config.shard_size}"
+        )
+    if config.seed < 0:
+        raise ValueError(f"seed should not be negative, got {config.seed}")
+    if config.seed > LARGEST:
+        raise ValueError(f"seed should be below 2^63, got {config.seed}")
+    _check_feedback(config, config.num_inference_steps)
+
+
+def _check_feedback(config: SynthesisConfig, steps: int) -> None:
+    for name in [config.criterion] if isinstance(config.criterion, str) else config.criterion:
+        if name not in CRITERION_NAMES:
+            raise ValueError(f"criterion should be one of {list(CRITERION_NAMES)}, got {name!r}")
+    if not isinstance(config.criterion, str):
+        weights = np.array(list(config.criterion.values()), dtype=float)
+        if not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
+            raise ValueError(f"weights of a criterion mixture should be positive, got {config.criterion}")
+    if not math.isfinite(config.feedback_scale) or config.feedback_scale < 0:
+        raise ValueError(f"feedback_scale should be finite and not negative, got {config.feedback_scale}")
+    if config.feedback_steps and max(config.feedback_steps) >= steps:
+        raise ValueError(
+            f"feedback_steps should be below num_inference_steps, {steps}; got {max(config.feedback_steps)}"
+        )
+    if config.feedback_decode_size is not None and config.feedback_decode_size < 1:
+        raise ValueError(f"feedback_decode_size should be at least 1 pixel, got {config.feedback_decode_size}")
+    check_options(
+        every=config.feedback_every,
+        steps=config.feedback_steps,
+        update=config.feedback_update,
+        prediction=config.feedback_prediction,
+        through=config.feedback_through,
+        views=config.feedback_views,
+    )
+
+
+def _check_wording(config: SynthesisConfig, dataset: Dataset) -> None:
+    unknown = set(config.display_names) - {*dataset.class_names, *dataset.attribute_names}
+    if unknown:
+        raise ValueError(f"display_names has {min(unknown)!r}, which is no class or attribute of the dataset")
+    try:
+        config.prompt.format(label="", attribute="")
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        raise ValueError(f"prompt may hold {{label}} and {{attribute}} only, got {config.prompt!r}") from error
+
+
+def _check_types(config: SynthesisConfig) -> None:
+    """A dataclass takes whatever it is given; what passes here can be compared, and written as JSON."""
+    hints = get_type_hints(SynthesisConfig)
+    for name, value in vars(config).items():
+        if not _fits(value, hints[name]):
+            expected = getattr(hints[name], "__name__", str(hints[name])) if not get_args(hints[name]) else hints[name]
+            raise ValueError(f"{name} should be {expected}, got {value!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if hint is NoneType:
+        return value is None
+    if kind is tuple:
+        return isinstance(value, Sequence) and not isinstance(value, str) and all(_fits(v, inner[0]) for v in value)
+    if kind is dict:
+        return isinstance(value, Mapping) and all(_fits(k, inner[0]) and _fits(v, inner[1]) for k, v in value.items())
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)

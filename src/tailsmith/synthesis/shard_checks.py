@@ -1,0 +1,94 @@
+"""A shard is done when it is what its plan asks for, and what was written; what is not is set aside, never deleted."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+
+from tailsmith.data.packed import CHECKSUM, IMAGE_HASH, Damaged, check_images, read_rows
+from tailsmith.synthesis.plan_checks import RESULTS, request_columns
+from tailsmith.synthesis.requests import Plan
+
+log = logging.getLogger(__name__)
+THREADS = 8  # hashing and reading release Python's lock
+
+
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.parquet"
+
+
+def read_shard(path: Path, plan: Plan, number: int, *, images: bool) -> pd.DataFrame:
+    """The rows of a plan's shard, but for the images; Damaged where they are not what the plan asks for.
+
+    Requests are compared one by one, everything but the images by a checksum, and with `images` these by their hashes,
+    for which all of the file is read.
+    """
+    rows, meta = read_rows(path)
+    if "rendering" in plan.meta:  # shards of earlier versions say less about themselves
+        if CHECKSUM not in meta:
+            raise Damaged(f"{path} was not written by tailsmith: it has no checksum")
+        if meta.get("plan") != plan.identity:
+            raise Damaged(f"{path} is a shard of another plan")
+    _compare(path, rows, plan.shard(number))
+    if images:
+        check_images(path)
+    return rows.drop(columns=IMAGE_HASH, errors="ignore")
+
+
+def unsound(folder: Path, plan: Plan, numbers: Sequence[int]) -> list[int]:
+    """Which of these shards are to be made: not there, or not what was written. Every byte of the others is read."""
+
+    def to_be_made(number: int) -> bool:
+        path = shard_path(folder, number)
+        return not path.exists() or fault_of(path, plan, number) is not None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(to_be_made, numbers))
+    return [number for number, made in zip(numbers, found, strict=True) if made]
+
+
+def fault_of(path: Path, plan: Plan, number: int) -> str | None:
+    """What is wrong with a shard that is there, as far as rendering it again would help."""
+    try:
+        read_shard(path, plan, number, images=True)
+    except Damaged as error:
+        return error.fault
+    return None
+
+
+def set_aside(path: Path, fault: str) -> Path:
+    """Rename a file to `NAME.damaged-1`, or the next free number, and say so; the caller holds the shard's claim."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    path.rename(aside)
+    log.warning("%s; set aside as %s, and rendered again", fault, aside.name)
+    return aside
+
+
+def _compare(path: Path, rows: pd.DataFrame, planned: pd.DataFrame) -> None:
+    """Raise Damaged unless the rows are the planned requests, in their order, with all results."""
+    expected = [*request_columns(), *(name for name in RESULTS if name not in ("image", IMAGE_HASH))]
+    if lacking := [name for name in expected if name not in rows.columns]:
+        raise Damaged(f"{path} lacks the column {lacking[0]!r}")
+    if len(rows) != len(planned):
+        raise Damaged(f"{path} has {len(rows)} images, its plan {len(planned)}")
+    for name in request_columns():
+        got, wanted = _values(rows[name]), _values(planned[name])
+        if got != wanted:
+            row = next(row for row, pair in enumerate(zip(got, wanted, strict=True)) if pair[0] != pair[1])
+            raise Damaged(
+                f"{path} is not what its plan says: row {row} has the {name} {got[row]!r}, the plan {wanted[row]!r}"
+            )
+
+
+def _values(column: pd.Series) -> list[object]:
+    """Of any type, None where there is none: what a column without text is read as differs."""
+    values = column.astype(object)
+    listed: list[object] = values.where(values.notna(), None).tolist()
+    return listed
