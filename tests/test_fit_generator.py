@@ -7,10 +7,13 @@ import sys
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+from sklearn.datasets import load_sample_image
 
 from tailsmith.config import FitGeneratorConfig, StageConfig
 from tailsmith.data.dataset import Dataset
+from tailsmith.data.images import resize_and_crop
 from tailsmith.synthesis.fit_generator import stage
 from tailsmith.synthesis.fit_generator.captions import Captions, build_tokenizer
 from tailsmith.synthesis.fit_generator.recipe import fit_generator
@@ -138,6 +141,14 @@ def test_load_generator_reads_the_folder_and_gives_what_the_file_says(fitted):
     assert all(torch.equal(state[name], saved[f"unet.{name}"]) for name in state)
     assert pipe.vae.config.scaling_factor > 0
     assert pipe.vae.config.scaling_factor != 0.18215
+
+
+def test_a_conditioning_image_is_embedded_as_the_fit_saw_it(fitted):
+    """The extractor that is saved resizes and crops as ImageArray does, on a photograph of another size."""
+    photograph = Image.fromarray(load_sample_image("china.jpg"))
+    pixels = load_generator(str(fitted), device="cpu").feature_extractor(images=photograph, return_tensors="pt")
+    seen = np.asarray(resize_and_crop(photograph, CONFIG.image_size)).transpose(2, 0, 1) / 127.5 - 1
+    np.testing.assert_allclose(pixels["pixel_values"][0], seen, atol=1.1 / 127.5)
 
 
 def test_a_folder_that_is_no_pipeline(tmp_path):

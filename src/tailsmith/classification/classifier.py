@@ -143,11 +143,14 @@ def wrap_classifier(
 
 
 def resize_and_crop(images: Tensor, size: int) -> Tensor:
-    """[N, 3, H, W] -> [N, 3, size, size]: short side resized (bilinear, antialiased), then a centre crop."""
+    """[N, 3, H, W] -> [N, 3, size, size]: short side resized (bilinear, antialiased), then a centre crop.
+
+    The same as `data.images.resize_and_crop`, which training and evaluation see.
+    """
     height, width = images.shape[-2:]
     short = min(height, width)
     if short != size:
-        scaled = (max(size, round(height * size / short)), max(size, round(width * size / short)))
+        scaled = (size * height // short, size * width // short)
         images = F.interpolate(images, scaled, mode="bilinear", antialias=True, align_corners=False)
     top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
     return images[..., top : top + size, left : left + size]
