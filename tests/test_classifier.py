@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -148,6 +149,46 @@ def test_loading_what_is_not_a_classifier_names_the_reason(tmp_path):
         load_classifier(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("backbone", None, "backbone should be a name, got None"),
+        ("backbone", "resnet51", r"config\.json: unknown backbone 'resnet51'"),
+        ("image_size", "16", r"image_size should be a number of pixels in 1\.\.4096, got '16'"),
+        ("image_size", 10**9, r"pixels in 1\.\.4096, got 1000000000"),
+        ("image_size", True, r"pixels in 1\.\.4096, got True"),
+        ("class_names", 5, "class_names should be one name per class, got 5"),
+        ("class_names", "abc", "class_names should be one name per class, got 'abc'"),
+        ("class_names", ["a", None, "b"], "class_names should be one name per class, got"),
+        ("class_names", [], "each once, got none"),
+        ("std", ["a", "b", "c"], r"std should be three finite numbers, one per colour, got \['a', 'b', 'c'\]"),
+        ("std", [1, 1, -1], r"std should be above 0, got \[1\.0, 1\.0, -1\.0\]"),
+        ("mean", None, "mean should be three finite numbers, one per colour, got None"),
+        ("mean", [0, 0], "mean should be three finite numbers"),
+        ("mean", [0, 0, math.nan], "mean should be three finite numbers"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line_that_names_file_and_key(tmp_path, key, value, message):
+    small().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(ValueError, match=message) as raised:
+        load_classifier(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert str(tmp_path / "config.json") in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    classifier = small()
+    with torch.no_grad():
+        classifier.module.head.weight[1, 2] = value
+    classifier.save(tmp_path)
+    expected = r"model\.safetensors has NaN or infinite weights in 1 of \d+ tensors, the first is head\.weight"
+    with pytest.raises(ValueError, match=expected):
+        load_classifier(tmp_path)
+
+
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
 def test_timm_backbones_give_timms_logits_and_what_its_last_layer_sees(name):
     backbone = create_backbone(name, 5)
@@ -226,12 +267,12 @@ def test_features_can_be_named():
         (
             nn.Sequential(nn.Flatten(), nn.Linear(48, 3)),
             {"std": (1, 0, 1)},
-            "three numbers each, std above 0",
+            r"std should be above 0, got \[1\.0, 0\.0, 1\.0\]",
         ),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(48, 3)),
             {"image_size": 0},
-            "positive number of pixels, got 0",
+            r"number of pixels in 1\.\.4096, got 0",
         ),
     ],
 )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+MAX_IMAGE_SIZE = 4096  # pixels: five times the largest of timm's models
+_MOST = {"steps": 10**9, "epochs": 10**6, "batch_size": 2**16, "meta_batch_size": 2**16, "image_size": MAX_IMAGE_SIZE}
+_MOST_PIXELS = 2**30  # of one batch: 12.9 GB before the first layer
 
 
 @dataclass(frozen=True)
@@ -22,8 +27,8 @@ class StageTwoConfig:
     meta_learning_rate: float = 1e-3  # of the meta sampler: Adam's
 
     def __post_init__(self) -> None:
-        above_zero = ("steps", "epochs", "batch_size", "learning_rate", "meta_batch_size", "meta_learning_rate")
-        _check_above_zero(self, above_zero, "stage_two.")
+        _check_whole(self, ("steps", "epochs", "batch_size", "meta_batch_size"), "stage_two.")
+        _check_above_zero(self, ("learning_rate", "meta_learning_rate"), "stage_two.")
         _check_not_negative(self, ("weight_decay", "init_pow"), "stage_two.")
         if self.sampler not in ("uniform", "meta"):
             raise ValueError(f"unknown stage_two.sampler {self.sampler!r}: expected one of uniform, meta")
@@ -57,8 +62,17 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_above_zero(self, ("steps", "epochs", "batch_size", "learning_rate", "evaluate_every"))
+        _check_whole(self, ("steps", "epochs", "batch_size", "evaluate_every", "image_size"))
+        _check_above_zero(self, ("learning_rate",))
         _check_not_negative(self, ("weight_decay", "seed"))
+        if self.seed >= 2**63:
+            raise ValueError(f"seed should be below 2 ** 63, got {self.seed}")
+        if self.image_size is not None and self.batch_size * self.image_size**2 > _MOST_PIXELS:
+            raise ValueError(
+                f"a batch of {self.batch_size} images of {self.image_size} x {self.image_size} pixels takes "
+                f"{12e-9 * self.batch_size * self.image_size**2:,.0f} GB before the first layer; lower image_size or "
+                "batch_size"
+            )
         for name in ("alpha", "warmup_fraction", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} should be in 0..1, got {getattr(self, name)}")
@@ -88,14 +102,27 @@ class TrainConfig:
             )
 
 
+def _check_whole(config: object, names: Sequence[str], prefix: str = "") -> None:
+    """Whole numbers of at least 1, within bounds where larger ones only cost the memory or a lifetime."""
+    for name in names:
+        value, most = getattr(config, name), _MOST.get(name, math.inf)
+        if value is None:
+            continue
+        if not value > 0:
+            raise ValueError(f"{prefix}{name} should be above 0, got {value}")
+        if value != value // 1:
+            raise ValueError(f"{prefix}{name} should be a whole number, got {value}")
+        if value > most:
+            raise ValueError(f"{prefix}{name} should be {most:,} at most, got {value}")
+
+
 def _check_above_zero(config: object, names: Sequence[str], prefix: str = "") -> None:
     for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{prefix}{name} should be above 0, got {value}")
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{prefix}{name} should be above 0 and finite, got {getattr(config, name)}")
 
 
 def _check_not_negative(config: object, names: Sequence[str], prefix: str = "") -> None:
     for name in names:
-        if getattr(config, name) < 0:
-            raise ValueError(f"{prefix}{name} should not be negative, got {getattr(config, name)}")
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{prefix}{name} should not be negative or infinite, got {getattr(config, name)}")
