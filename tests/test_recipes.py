@@ -126,6 +126,7 @@ def test_inspect_shows_the_published_counts(capsys: Capture) -> None:
     assert "places-lt: 106,300 images (Places365: " in printed
     assert "train 62,500, val 7,300, test 36,500" in printed
     assert "target 4,980 per class, 1,755,200 requests" in printed
+    assert "  images: http://data.csail.mit.edu/places/places365/places365standard_easyformat.tar\n" in printed
 
 
 def test_a_recipe_gives_only_what_a_command_has_options_for() -> None:
