@@ -312,7 +312,9 @@ def test_a_label_map_that_is_not_json(tmp_path: Path) -> None:
 
 def test_a_context_that_is_not_there(tmp_path: Path) -> None:
     write_nico(tmp_path, {("autumn", "dog"): 76})
-    with pytest.raises(ValueError, match=r"no folder .*dim; nico\+\+ has one per context: unpack track_1\.zip .*images: https://www"):
+    with pytest.raises(
+        ValueError, match=r"no folder .*dim; nico\+\+ has one per context: unpack track_1\.zip .*images: https://www"
+    ):
         read(MINI_NICO, tmp_path)
 
 
