@@ -366,7 +366,7 @@ def test_an_image_without_a_usable_gradient_goes_on_unguided(factor, reason, upd
         guided = sample(pipe)
     assert record.skipped == [Skip(step, 1, reason) for step in EVERY]
     assert torch.isfinite(guided).all()
-    torch.testing.assert_close(guided[1], plain[1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(guided[1], plain[1], rtol=0, atol=1e-5)
     for image in (0, 2):
         assert (guided[image] - plain[image]).abs().max() > 1e-3
 

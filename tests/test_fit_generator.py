@@ -213,6 +213,21 @@ def test_a_dataset_without_attributes(dataset, tmp_path):
     assert (out / "model_index.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps should be above 0, got 0"),
+        ({"batch_size": 10**9}, "batch_size should be 65,536 at most"),
+        ({"learning_rate": float("nan")}, "learning_rate should be above 0 and finite"),
+        ({"warmup_steps": -1}, "warmup_steps should not be negative"),
+        ({"ema_decay": 1.0}, "ema_decay should be at least 0 and below 1"),
+    ],
+)
+def test_settings_of_a_stage_that_mean_nothing(changes, message):
+    with pytest.raises(ValueError, match=message):
+        StageConfig(**{"steps": 1, **changes})
+
+
 def test_learning_rate_warms_up_then_falls_to_one_percent():
     factors = [learning_rate_factor(step, 1000, 100) for step in range(1000)]
     assert factors[0] == pytest.approx(0.01)

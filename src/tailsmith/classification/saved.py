@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tailsmith.classification.train_config import MAX_IMAGE_SIZE
+from tailsmith.classification.train_config import MOST_PIXELS
 from tailsmith.files import read_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -35,8 +35,8 @@ def checked_config(*, backbone: Any, class_names: Any, image_size: Any, mean: An
     """Whatever a file or a caller gives, as a configuration; ValueError for what can't be one."""
     if not isinstance(backbone, str) or not backbone:
         raise ValueError(f"backbone should be a name, got {backbone!r}")
-    if not _is_number(image_size, Integral) or not 1 <= image_size <= MAX_IMAGE_SIZE:
-        raise ValueError(f"image_size should be a number of pixels in 1..{MAX_IMAGE_SIZE}, got {image_size!r}")
+    if not _is_number(image_size, Integral) or not 1 <= image_size <= MOST_PIXELS:
+        raise ValueError(f"image_size should be a number of pixels in 1..{MOST_PIXELS}, got {image_size!r}")
     config = ClassifierConfig(
         backbone,
         checked_names(class_names),

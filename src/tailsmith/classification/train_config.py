@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-MAX_IMAGE_SIZE = 4096  # pixels: five times the largest of timm's models
-_MOST = {"steps": 10**9, "epochs": 10**6, "batch_size": 2**16, "meta_batch_size": 2**16, "image_size": MAX_IMAGE_SIZE}
-_MOST_PIXELS = 2**30  # of one batch: 12.9 GB before the first layer
+MOST_SEED = 2**63 - 1  # what numpy's, torch's and Parquet's whole numbers hold alike
+MOST_PIXELS = 4096  # of a side; a batch of 128 would have 26 GB before the first layer
+MOST = {"steps": 10**9, "epochs": 10**6, "batch_size": 2**16, "meta_batch_size": 2**16}
+_MOST_PIXELS_OF_A_BATCH = 2**30  # 12.9 GB before the first layer
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,9 @@ class StageTwoConfig:
     meta_learning_rate: float = 1e-3  # of the meta sampler: Adam's
 
     def __post_init__(self) -> None:
-        _check_whole(self, ("steps", "epochs", "batch_size", "meta_batch_size"), "stage_two.")
-        _check_above_zero(self, ("learning_rate", "meta_learning_rate"), "stage_two.")
-        _check_not_negative(self, ("weight_decay", "init_pow"), "stage_two.")
+        check_whole(self, ("steps", "epochs", "batch_size", "meta_batch_size"), "stage_two.")
+        check_above_zero(self, ("learning_rate", "meta_learning_rate"), "stage_two.")
+        check_not_negative(self, ("weight_decay", "init_pow"), "stage_two.")
         if self.sampler not in ("uniform", "meta"):
             raise ValueError(f"unknown stage_two.sampler {self.sampler!r}: expected one of uniform, meta")
 
@@ -62,17 +63,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_whole(self, ("steps", "epochs", "batch_size", "evaluate_every", "image_size"))
-        _check_above_zero(self, ("learning_rate",))
-        _check_not_negative(self, ("weight_decay", "seed"))
-        if self.seed >= 2**63:
-            raise ValueError(f"seed should be below 2 ** 63, got {self.seed}")
-        if self.image_size is not None and self.batch_size * self.image_size**2 > _MOST_PIXELS:
-            raise ValueError(
-                f"a batch of {self.batch_size} images of {self.image_size} x {self.image_size} pixels takes "
-                f"{12e-9 * self.batch_size * self.image_size**2:,.0f} GB before the first layer; lower image_size or "
-                "batch_size"
-            )
+        check_whole(self, ("steps", "epochs", "batch_size", "evaluate_every"))
+        check_above_zero(self, ("learning_rate",))
+        check_not_negative(self, ("weight_decay", "seed"))
+        check_seed(self.seed)
+        if self.image_size is not None:
+            self._check_image_size(self.image_size)
         for name in ("alpha", "warmup_fraction", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} should be in 0..1, got {getattr(self, name)}")
@@ -83,6 +79,16 @@ class TrainConfig:
             raise ValueError(f"resampling 'half_and_half' needs an even batch_size, got {self.batch_size}")
         if self.stage_two is not None:
             self._check_stage_two(self.stage_two)
+
+    def _check_image_size(self, size: int) -> None:
+        """Before the memory is gone."""
+        if not 1 <= size <= MOST_PIXELS:
+            raise ValueError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {size}")
+        if self.batch_size * size**2 > _MOST_PIXELS_OF_A_BATCH:
+            raise ValueError(
+                f"a batch of {self.batch_size} images of {size} x {size} pixels takes "
+                f"{12e-9 * self.batch_size * size**2:,.0f} GB before the first layer; lower image_size or batch_size"
+            )
 
     def _check_stage_two(self, second: StageTwoConfig) -> None:
         """What of the second stage can't go with the rest."""
@@ -102,10 +108,15 @@ class TrainConfig:
             )
 
 
-def _check_whole(config: object, names: Sequence[str], prefix: str = "") -> None:
+def check_seed(seed: int) -> None:
+    if seed > MOST_SEED:
+        raise ValueError(f"seed should be at most {MOST_SEED} (2^63 - 1), got {seed}")
+
+
+def check_whole(config: object, names: Sequence[str], prefix: str = "") -> None:
     """Whole numbers of at least 1, within bounds where larger ones only cost the memory or a lifetime."""
     for name in names:
-        value, most = getattr(config, name), _MOST.get(name, math.inf)
+        value, most = getattr(config, name), MOST.get(name, math.inf)
         if value is None:
             continue
         if not value > 0:
@@ -116,13 +127,13 @@ def _check_whole(config: object, names: Sequence[str], prefix: str = "") -> None
             raise ValueError(f"{prefix}{name} should be {most:,} at most, got {value}")
 
 
-def _check_above_zero(config: object, names: Sequence[str], prefix: str = "") -> None:
+def check_above_zero(config: object, names: Sequence[str], prefix: str = "") -> None:
     for name in names:
         if not 0 < getattr(config, name) < math.inf:
             raise ValueError(f"{prefix}{name} should be above 0 and finite, got {getattr(config, name)}")
 
 
-def _check_not_negative(config: object, names: Sequence[str], prefix: str = "") -> None:
+def check_not_negative(config: object, names: Sequence[str], prefix: str = "") -> None:
     for name in names:
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"{prefix}{name} should not be negative or infinite, got {getattr(config, name)}")
