@@ -72,7 +72,10 @@ def test_the_order_of_the_lines_does_not_matter(imagenet: Path) -> None:
 
 TRAIN = "ImageNet_LT_train.txt"
 BROKEN_LISTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no list": (lambda root: (root / TRAIN).unlink(), r"no list .*train\.txt; imagenet-lt needs .* docs/recipes\.md"),
+    "no list": (
+        lambda root: (root / TRAIN).unlink(),
+        r"no list .*train\.txt; imagenet-lt needs .* \(lists: https://github\.com/facebookresearch/classifier-bal",
+    ),
     "another encoding": (
         lambda root: (root / TRAIN).write_bytes(b"caf\xe9 0\n"),
         r"train\.txt is not UTF-8 text .*again",
@@ -95,9 +98,12 @@ BROKEN_LISTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing files": (
         lambda root: append(root, "train/n01440764/a.JPEG 0", "train/n01440764/b.JPEG 0"),
-        r"2 of the 25 images of imagenet-lt do not exist, the first is .*a\.JPEG; put them below",
+        r"2 of the 25 images of imagenet-lt do not exist, the first is .*a\.JPEG; put them below .*https://image-net",
     ),
-    "no root": (lambda root: root.rename(root.with_name("moved")), r"no folder .*expected the root of imagenet-lt"),
+    "no root": (
+        lambda root: root.rename(root.with_name("moved")),
+        r"no folder .*expected the root of imagenet-lt: .*images: https://image-net",
+    ),
 }
 
 
@@ -170,6 +176,28 @@ def test_published_counts_are_whole(benchmark: Benchmark, classes: int, least: i
     assert class_counts(dataset).tolist() == counts
     assert dataset.class_names == benchmark.class_names()
     assert differences(replace(benchmark, images={"train": sum(counts)}), dataset) == []
+
+
+def test_classes_are_numbered_as_in_the_published_lists() -> None:
+    """Places-LT counts '-' and '_' as one character when it sorts its folders; ImageNet-LT sorts WordNet ids."""
+    names = PLACES_LT.class_names()
+    expected = {116: "desert road", 117: "desert sand", 118: "desert vegetation", 141: "field road", 142: "field wild"}
+    assert {number: names[number] for number in expected} == expected
+    folders = list(PLACES_LT.names())
+    assert folders == sorted(folders, key=lambda folder: folder.replace("-", "_"))
+    assert folders.index("railroad_track") == 278  # a line of the test list: docs/recipes.md
+    folders = list(IMAGENET_LT.names())
+    assert folders == sorted(folders)
+    assert (folders[0], folders[-1]) == ("n01440764", "n15075141")
+    assert IMAGENET_LT.class_names()[-1] == "toilet tissue"
+
+
+def test_classes_in_another_order_are_a_difference() -> None:
+    dataset = published(PLACES_LT)
+    ascii_order = sorted(PLACES_LT.names())
+    other = replace(dataset, class_names=tuple(PLACES_LT.names()[folder] for folder in ascii_order))
+    (line,) = differences(replace(PLACES_LT, images={}), other)
+    assert line.endswith("published lists, in their order: class 116 is 'desert sand', not 'desert road'")
 
 
 def test_shots_of_imagenet_lt_are_the_published_ones() -> None:
@@ -263,7 +291,7 @@ def test_folders_that_the_label_map_does_not_name_are_a_warning(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, r"no label map .*nico\+\+ needs dg_label_id_mapping\.json"),
+        (None, r"no label map .*nico\+\+ needs dg_label_id_mapping\.json: .*label map: https://www\.dropbox"),
         ({"dog": 0, "hot air balloon": 2}, r"should map 2 class names to the numbers 0\.\.1, one each"),
         ({"dog": 0}, r"should map 2 class names"),
         (["dog", "hot air balloon"], r"should map 2 class names"),
@@ -285,7 +313,9 @@ def test_a_label_map_that_is_not_json(tmp_path: Path) -> None:
 
 def test_a_context_that_is_not_there(tmp_path: Path) -> None:
     write_nico(tmp_path, {("autumn", "dog"): 76})
-    with pytest.raises(ValueError, match=r"no folder .*dim; nico\+\+ has one per context: unpack track_1\.zip"):
+    with pytest.raises(
+        ValueError, match=r"no folder .*dim; nico\+\+ has one per context: unpack track_1\.zip .*images: https://www"
+    ):
         read(MINI_NICO, tmp_path)
 
 

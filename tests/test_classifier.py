@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 
 import numpy as np
 import pytest
@@ -9,10 +10,12 @@ import timm
 import torch
 import torchvision.transforms.v2
 from PIL import Image
+from sklearn.datasets import load_sample_image
 from torch import nn
 
 from tailsmith.classification.backbones import SmallResNet, create_backbone
 from tailsmith.classification.classifier import Classifier, load_classifier, resize_and_crop, wrap_classifier
+from tailsmith.data import images as data_images
 
 NAMES = ("sandal", "coat", "bag")
 PIXELS = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
@@ -51,14 +54,28 @@ def test_preprocessing_of_a_fitting_image_is_normalisation_alone():
     assert torch.equal(small().preprocess(batch), expected)
 
 
-def test_resizing_equals_torchvision_and_is_close_to_pillow():
-    batch = images(2, 3, 96, 64)
+@pytest.mark.parametrize(("height", "width"), [(96, 64), (427, 640), (640, 427), (33, 50), (20, 31)])
+def test_resizing_equals_torchvision(height, width):
+    batch = images(2, 3, height, width)
     resized = torchvision.transforms.v2.functional.resize(batch, [32], antialias=True)
-    expected = torchvision.transforms.v2.functional.center_crop(resized, [32, 32])
+    top, left = (resized.shape[-2] - 32) // 2, (resized.shape[-1] - 32) // 2
+    expected = resized[..., top : top + 32, left : left + 32]
     torch.testing.assert_close(resize_and_crop(batch, 32), expected)
-    pixels = (batch[0].permute(1, 2, 0) * 255).round().byte().numpy()
-    pillow = Image.fromarray(pixels).resize((32, 48), Image.Resampling.BILINEAR).crop((0, 8, 32, 40))
-    np.testing.assert_allclose(resize_and_crop(batch, 32)[0].permute(1, 2, 0), np.array(pillow) / 255, atol=2 / 255)
+
+
+@pytest.mark.parametrize("name", ["china.jpg", "flower.jpg"])
+@pytest.mark.parametrize("size", [16, 32, 96, 224, 427, 512])
+@pytest.mark.parametrize("turned", [False, True])
+def test_feedback_sees_what_training_and_evaluation_see(name, size, turned):
+    """At most a grey level (Pillow rounds after either direction) between the two views of a photograph."""
+    photograph = load_sample_image(name)
+    pixels = (photograph[:, 30:-1].swapaxes(0, 1) if turned else photograph).copy()
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+    guide = resize_and_crop(tensor, size)[0].permute(1, 2, 0).numpy() * 255
+    training = np.asarray(data_images.resize_and_crop(Image.fromarray(pixels), size), dtype=float)
+    assert guide.shape == training.shape == (size, size, 3)
+    assert np.abs(guide - training).max() < 1.1
+    assert np.abs(guide - training).mean() < 0.3
 
 
 def test_half_precision_images_are_computed_in_the_precision_of_the_classifier():
@@ -129,6 +146,46 @@ def test_loading_what_is_not_a_classifier_names_the_reason(tmp_path):
         load_classifier(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config.json is not JSON"):
+        load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("backbone", None, "backbone should be a name, got None"),
+        ("backbone", "resnet51", r"config\.json: unknown backbone 'resnet51'"),
+        ("image_size", "16", r"image_size should be a number of pixels in 1\.\.4096, got '16'"),
+        ("image_size", 10**9, r"pixels in 1\.\.4096, got 1000000000"),
+        ("image_size", True, r"pixels in 1\.\.4096, got True"),
+        ("class_names", 5, "class_names should be one name per class, got 5"),
+        ("class_names", "abc", "class_names should be one name per class, got 'abc'"),
+        ("class_names", ["a", None, "b"], "class_names should be one name per class, got"),
+        ("class_names", [], "each once, got none"),
+        ("std", ["a", "b", "c"], r"std should be three finite numbers, one per colour, got \['a', 'b', 'c'\]"),
+        ("std", [1, 1, -1], r"std should be above 0, got \[1\.0, 1\.0, -1\.0\]"),
+        ("mean", None, "mean should be three finite numbers, one per colour, got None"),
+        ("mean", [0, 0], "mean should be three finite numbers"),
+        ("mean", [0, 0, math.nan], "mean should be three finite numbers"),
+    ],
+)
+def test_a_damaged_configuration_is_one_line_that_names_file_and_key(tmp_path, key, value, message):
+    small().save(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
+    with pytest.raises(ValueError, match=message) as raised:
+        load_classifier(tmp_path)
+    assert "\n" not in str(raised.value)
+    assert str(tmp_path / "config.json") in str(raised.value)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    classifier = small()
+    with torch.no_grad():
+        classifier.module.head.weight[1, 2] = value
+    classifier.save(tmp_path)
+    expected = r"model\.safetensors has NaN or infinite weights in 1 of \d+ tensors, the first is head\.weight"
+    with pytest.raises(ValueError, match=expected):
         load_classifier(tmp_path)
 
 
@@ -210,12 +267,12 @@ def test_features_can_be_named():
         (
             nn.Sequential(nn.Flatten(), nn.Linear(48, 3)),
             {"std": (1, 0, 1)},
-            "three numbers each, std above 0",
+            r"std should be above 0, got \[1\.0, 0\.0, 1\.0\]",
         ),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(48, 3)),
             {"image_size": 0},
-            "positive number of pixels, got 0",
+            r"number of pixels in 1\.\.4096, got 0",
         ),
     ],
 )

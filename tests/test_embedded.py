@@ -50,6 +50,11 @@ def test_contexts_and_styles_look_different():
             assert np.abs(one - other).mean() > 10
 
 
+def test_an_unknown_style_is_no_drawing():
+    with pytest.raises(ValueError, match="style should be one of photograph, drawing, got 'sketch'"):
+        render(np.zeros((28, 28), np.uint8), "rock", seed=0, style="sketch")
+
+
 def test_only_garments_that_keep_their_holes_show_the_background_through_them():
     ring = np.zeros((28, 28), np.uint8)
     ring[6:22, 6:22] = 200

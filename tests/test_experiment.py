@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -53,12 +54,18 @@ def small(world: dict[str, str], **changes: object) -> RunConfig:
     return replace(config, **changes)  # type: ignore[arg-type]
 
 
-def test_a_run_leaves_everything_it_knew_and_made(world, tmp_path):
-    report = run(small(world), tmp_path / "run", "tailsmith run ...")
-    assert report == tmp_path / "run" / "report.html"
-    page = report.read_text()
+@pytest.fixture(scope="module")
+def finished(world: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert run(small(world), folder, "tailsmith run ...") == folder / "report.html"
+    return folder
+
+
+def test_a_run_leaves_everything_it_knew_and_made(finished):
+    page = (finished / "report.html").read_text()
     assert "tailsmith run ..." in page and "ankle boot" in page
-    results = read_json(tmp_path / "run" / "evaluation.json")
+    results = read_json(finished / "evaluation.json")
     assert list(results["arms"]) == ["erm", "balanced_softmax", "image_text", "feedback_entropy"]
     assert set(results["samples"]) == {"text only", "image + text", "feedback ω = 0.05"}
     for name in (
@@ -68,15 +75,15 @@ def test_a_run_leaves_everything_it_knew_and_made(world, tmp_path):
         "timings.json",
         "arms/erm/classifier/model.safetensors",
     ):
-        assert (tmp_path / "run" / name).is_file()
-    shards = sorted((tmp_path / "run" / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet"))
+        assert (finished / name).is_file()
+    shards = sorted((finished / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet"))
     made = pd.concat([pd.read_parquet(shard) for shard in shards])
     assert made["label"].value_counts().to_dict() == {1: 6, 2: 11}  # 12 - (4 + 2) and 12 - 1; class 0 has 15
     assert made["criterion_value"].notna().all() and (made["feedback_scale"] == 0.05).all()
 
 
-def test_the_same_call_again_trains_and_renders_nothing(world, tmp_path, monkeypatch):
-    run(small(world), tmp_path / "run")
+def test_the_same_call_again_trains_and_renders_nothing(world, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     before |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.parquet")}
     monkeypatch.setattr("tailsmith.stages.train_classifier", lambda *_, **__: pytest.fail("trained again"))
@@ -116,10 +123,9 @@ def test_a_generator_that_takes_text_alone_is_studied_on_text_alone(world, tmp_p
     assert set(read_json(tmp_path / "run" / "samples.json")) == {"text only", "feedback ω = 0.05"}
 
 
-def test_another_configuration_is_refused(world, tmp_path):
-    run(small(world, arms=("erm",), study_scales=()), tmp_path / "run")
+def test_another_configuration_is_refused(world, finished):
     with pytest.raises(ValueError, match=r"holds a run of another configuration \(differs in: target\)"):
-        run(small(world, arms=("erm",), study_scales=(), target=13), tmp_path / "run")
+        run(small(world, target=13), finished)
 
 
 def test_a_folder_that_is_no_run_is_refused(world, tmp_path):
@@ -159,11 +165,10 @@ def test_a_configuration_survives_yaml_and_refuses_unknown_keys():
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(world, tmp_path):
+def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(world, finished, tmp_path):
+    """Of the arms that it shares with the finished run."""
     config = small(world, arms=("erm", "feedback_entropy"), study_scales=())
-    config = replace(config, synthesis=replace(config.synthesis, num_inference_steps=30))
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(config, whole)
+    whole, killed = finished, tmp_path / "killed"
     command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(config)), str(killed)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
     shards = killed / "arms" / "feedback_entropy" / "synthetic"

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableUnCLIPImg2ImgPipeline
+from PIL import Image
 from safetensors.torch import load_file
+from sklearn.datasets import load_sample_image
 
 from tailsmith.config import FitGeneratorConfig, StageConfig
 from tailsmith.data.dataset import Dataset
+from tailsmith.data.images import resize_and_crop
 from tailsmith.files import write_atomically, write_json
 from tailsmith.synthesis.fit_generator import captions, saving, stage
 from tailsmith.synthesis.fit_generator.captions import Captions, build_tokenizer
@@ -234,6 +237,14 @@ def test_load_generator_reads_the_folder_and_gives_what_the_file_says(fitted):
     assert pipe.vae.config.scaling_factor != 0.18215
 
 
+def test_a_conditioning_image_is_embedded_as_the_fit_saw_it(fitted):
+    """The extractor that is saved resizes and crops as ImageArray does, on a photograph of another size."""
+    photograph = Image.fromarray(load_sample_image("china.jpg"))
+    pixels = load_generator(str(fitted), device="cpu").feature_extractor(images=photograph, return_tensors="pt")
+    seen = np.asarray(resize_and_crop(photograph, CONFIG.image_size)).transpose(2, 0, 1) / 127.5 - 1
+    np.testing.assert_allclose(pixels["pixel_values"][0], seen, atol=1.1 / 127.5)
+
+
 def test_a_folder_that_is_no_pipeline(tmp_path):
     with pytest.raises(ValueError, match=r"is not a diffusers pipeline: it has no model_index\.json; give a folder"):
         load_generator(str(tmp_path))
@@ -294,6 +305,21 @@ def test_a_dataset_without_attributes(dataset, tmp_path):
     short = {name: StageConfig(1, batch_size=2) for name in STAGES}
     out = fit_generator(plain, tmp_path / "p", FitGeneratorConfig(**{**vars(CONFIG), **short}))
     assert (out / "model_index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": 0}, "steps should be above 0, got 0"),
+        ({"batch_size": 10**9}, "batch_size should be 65,536 at most"),
+        ({"learning_rate": float("nan")}, "learning_rate should be above 0 and finite"),
+        ({"warmup_steps": -1}, "warmup_steps should not be negative"),
+        ({"ema_decay": 1.0}, "ema_decay should be at least 0 and below 1"),
+    ],
+)
+def test_settings_of_a_stage_that_mean_nothing(changes, message):
+    with pytest.raises(ValueError, match=message):
+        StageConfig(**{"steps": 1, **changes})
 
 
 def test_learning_rate_warms_up_then_falls_to_one_percent():

@@ -61,6 +61,21 @@ def test_mixture_is_the_weighted_average_of_appendix_f(batch, alpha):
     torch.testing.assert_close(mixture(balanced_softmax, alpha)(logits, labels, prior), expected)
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+def test_both_parts_of_a_mixture_are_smoothed(batch, alpha):
+    """Smoothed cross-entropy is (1 - e) of the label's -log p plus e of the mean over classes."""
+    logits, labels, prior = batch
+    expected = []
+    for row, label in zip(logits, labels, strict=True):
+        parts = []
+        for shifted in (row + prior.log(), row):
+            surprise = [math.log(sum(math.exp(z) for z in shifted.tolist())) - z for z in shifted.tolist()]
+            parts.append(0.9 * surprise[label] + 0.1 * sum(surprise) / 3)
+        expected.append(alpha * parts[0] + (1 - alpha) * parts[1])
+    mixed = mixture(balanced_softmax, alpha, label_smoothing=0.1)
+    assert mixed(logits, labels, prior).tolist() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

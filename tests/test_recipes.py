@@ -19,6 +19,7 @@ from tailsmith.experiment import report_run
 from tailsmith.files import read_json
 from tailsmith.recipe import data_of, defaults, known_recipes, read_recipe, split_data
 from tailsmith.synthesis.generators import generator_hash, no_loading_bars
+from tailsmith.synthesis.requests import Plan
 
 Capture = pytest.CaptureFixture[str]
 
@@ -78,13 +79,9 @@ def test_the_papers_settings_for_nico() -> None:
 # --- plans on published numbers
 
 
-@pytest.mark.parametrize(
-    ("recipe", "requests", "shards"),
-    [("imagenet-lt", "1,184,154", "4,626"), ("places-lt", "1,755,200", "6,857"), ("nico++", "229,303", "896")],
-)
-def test_a_dry_run_needs_no_image(recipe: str, requests: str, shards: str, tmp_path: Path, capsys: Capture) -> None:
-    out = tmp_path / "plan.parquet"
-    assert main(["plan", "--recipe", recipe, "--dry-run", "--out", str(out), "--seconds-per-image", "3.6"]) == 0
+def dry_run(recipe: str, requests: str, shards: str, out: Path, capsys: Capture, *options: str) -> None:
+    argv = ["plan", "--recipe", recipe, "--dry-run", "--out", str(out), "--seconds-per-image", "3.6", *options]
+    assert main(argv) == 0
     printed = capsys.readouterr().out
     assert f"{requests} requests for an image each in {shards} shards" in printed
     assert f"about {int(requests.replace(',', '')) / 1000:,.1f} GPU-hours at 3.6 s per image" in printed
@@ -92,12 +89,29 @@ def test_a_dry_run_needs_no_image(recipe: str, requests: str, shards: str, tmp_p
     assert not out.exists()
 
 
-def test_the_requests_of_the_full_plan_are_real_ones() -> None:
+def test_a_dry_run_needs_no_image(tmp_path: Path, capsys: Capture) -> None:
+    dry_run("nico++", "229,303", "896", tmp_path / "plan.parquet", capsys)
+    # All 1,755,200 requests of places-lt take seconds: `inspect` counts them below
+    lacking = sum(max(0, 100 - count) for count in read_recipe("places-lt").benchmark.train_counts())
+    shards = -(-lacking // 256)
+    dry_run("places-lt", f"{lacking:,}", str(shards), tmp_path / "plan.parquet", capsys, "--target", "100")
+
+
+def test_the_requests_of_a_full_dry_run_are_real_ones(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Plan] = []
+    plans = stages.plan
+
+    def watched(*arguments: Any, **options: Any) -> Plan:
+        made.append(plans(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(stages, "plan", watched)
+    dry_run("imagenet-lt", "1,184,154", "4,626", tmp_path / "plan.parquet", capsys)
+    (plan,) = made
     benchmark = read_recipe("imagenet-lt").benchmark
-    config = config_of("imagenet-lt")
-    dataset = published(benchmark)
-    plan = stages.plan(dataset, config.target, config=config.synthesis, generator=config.generator)
-    table = plan.table
+    dataset, table = published(benchmark), plan.table
     assert len(plan) == 1_184_154
     assert table["request_id"].is_unique and table["noise_seed"].is_unique
     assert (np.bincount(table["label"]) + np.array(benchmark.train_counts()) == 1300).all()
@@ -127,6 +141,7 @@ def test_inspect_shows_the_published_counts(capsys: Capture) -> None:
     assert "places-lt: 106,300 images (Places365: " in printed
     assert "train 62,500, val 7,300, test 36,500" in printed
     assert "target 4,980 per class, 1,755,200 requests" in printed
+    assert "  images: http://data.csail.mit.edu/places/places365/places365standard_easyformat.tar\n" in printed
 
 
 def test_a_recipe_gives_only_what_a_command_has_options_for() -> None:

@@ -153,9 +153,14 @@ def test_a_search_of_which_nothing_is_left_and_other_errors_end_it(tmp_path):
     [
         ({"trials": 0}, r"search\.trials should be at least 1, got 0"),
         ({"seeds": 0}, r"search\.seeds should be at least 1, got 0"),
-        ({"learning_rate": (1e-2, 1e-4)}, r"search\.learning_rate should be two numbers above 0, the lower one first"),
+        (
+            {"learning_rate": (1e-2, 1e-4)},
+            r"search\.learning_rate should be two numbers above 0 and at most .*, the lower one first",
+        ),
         ({"learning_rate": (0.0, 1e-4)}, r"search\.learning_rate should be two numbers above 0"),
         ({"learning_rate": (1e-3,)}, r"search\.learning_rate should be two numbers .* got \[0.001\]"),
+        ({"learning_rate": (1e-3, float("inf"))}, r"search\.learning_rate should be two numbers .* got \[0.001, inf\]"),
+        ({"batch_size": (2, 10**9)}, r"search\.batch_size should be two numbers above 1 and at most 65,536"),
         ({"batch_size": (1, 64)}, r"search\.batch_size should be two numbers above 1"),
         ({"seed": -1}, r"search\.seed should not be negative, got -1"),
     ],

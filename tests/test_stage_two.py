@@ -103,7 +103,7 @@ def test_a_uniform_second_stage_is_sgd_on_frozen_features():
 )
 def test_blind_to_images_draws_and_loss_decide_what_the_second_stage_learns(changes, weights):
     labels, black = np.repeat([0, 1, 2], [100, 15, 5]), np.zeros((120, 3, 8, 8), np.uint8)
-    settings = {"steps": 250, "batch_size": 120, "learning_rate": 0.1, "weight_decay": 0.0}
+    settings = {"steps": 120, "batch_size": 120, "learning_rate": 0.1, "weight_decay": 0.0}
     held = {"init_pow": 0.5, "meta_learning_rate": 1e-12}
     config = with_second(**settings, **held, **changes)
     classifier = train(config, images=black, labels=labels, is_synthetic=labels < 0)[-1].classifier

@@ -2,10 +2,12 @@
 
 import copy
 import dataclasses
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,19 +15,23 @@ import torch
 from safetensors.torch import load_file
 
 from colours import colours
-from tailsmith.classification.backbones import Backbone
+from tailsmith.classification import training_loop
+from tailsmith.classification.backbones import Backbone, SmallResNet
 from tailsmith.classification.optimization import average_decay, learning_rate_at, update_average
-from tailsmith.classification.prediction import class_hits, mean_class_accuracy
+from tailsmith.classification.prediction import NotFinite, class_hits, mean_class_accuracy
 from tailsmith.classification.training import (
+    Diverged,
     StageTwoConfig,
     TrainConfig,
     check_train_config,
     predict,
     predict_with_features,
     train_classifier,
+    untrained_classifier,
 )
 
 NAMES = ("red", "green", "blue")
+MASK = torch.tensor([0.0, -math.inf, 0.0])
 TINY = TrainConfig(image_size=8, steps=12, batch_size=16, learning_rate=0.05, evaluate_every=4)
 
 
@@ -304,6 +310,16 @@ def test_a_validation_class_without_training_images_is_refused():
         ({"alpha": 1.5}, r"alpha should be in 0..1, got 1.5"),
         ({"ema_decay": 1.0}, r"ema_decay should be at least 0 and below 1"),
         ({"weight_decay": -1.0}, "weight_decay should not be negative"),
+        ({"weight_decay": math.nan}, "weight_decay should not be negative or infinite, got nan"),
+        ({"learning_rate": math.inf}, "learning_rate should be above 0 and finite, got inf"),
+        ({"learning_rate": math.nan}, "learning_rate should be above 0 and finite, got nan"),
+        ({"steps": 1.5}, r"steps should be a whole number, got 1\.5"),
+        ({"steps": 10**12}, r"steps should be 1,000,000,000 at most, got 1000000000000"),
+        ({"image_size": 0}, r"image_size should be within 1\.\.4096 pixels, got 0"),
+        ({"image_size": 100_000}, r"image_size should be within 1\.\.4096 pixels, got 100000"),
+        ({"image_size": 4096, "batch_size": 128}, r"128 images of 4096 x 4096 pixels takes 26 GB before the first"),
+        ({"batch_size": 10**9}, r"batch_size should be 65,536 at most, got 1000000000"),
+        ({"seed": 2**63}, r"seed should be at most 9223372036854775807 .*, got 9223372036854775808"),
         ({"resampling": "half_and_half", "batch_size": 15}, "needs an even batch_size, got 15"),
     ],
 )
@@ -315,6 +331,37 @@ def test_bad_configurations_name_what_is_allowed(changes, message):
 def test_resampling_that_needs_synthetic_images_says_so():
     with pytest.raises(ValueError, match="no synthetic ones among 90; use resampling 'uniform'"):
         train(with_(resampling="half_and_half"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_last_step_that_breaks_the_weights_is_an_error(value, monkeypatch):
+    """Its loss was still finite, and without validation nobody looks at the classifier again."""
+    step = torch.optim.SGD.step
+
+    def broken(optimizer, *arguments, **options):
+        step(optimizer, *arguments, **options)
+        optimizer.param_groups[0]["params"][0].data[0, 0, 0, 0] = value
+
+    monkeypatch.setattr(torch.optim.SGD, "step", broken)
+    with pytest.raises(Diverged, match=r"NaN or infinite weights after step 1 \(module\.stem.*; lower learning_rate"):
+        train(with_(steps=1))
+
+
+def test_logits_that_are_no_numbers_are_divergence_in_validation_and_an_error_after(monkeypatch):
+    monkeypatch.setattr(SmallResNet, "forward", lambda self, x: (x.mean((2, 3)) / 0, x.mean((2, 3))))
+    with torch.no_grad(), pytest.raises(ValueError, match=r"logits are NaN or infinite for 3 of 3 images: its train"):
+        predict(untrained_classifier(TINY, NAMES), colours((1, 1, 1))[0])
+    monkeypatch.undo()
+    raising = Mock(side_effect=NotFinite("logits"))
+    monkeypatch.setattr(training_loop, "predict", raising)
+    with pytest.raises(Diverged, match="NaN or infinite logits after step 4; lower learning_rate"):
+        train(validation=colours((1, 1, 1)))
+
+
+def test_a_class_masked_by_minus_infinity_is_no_error(monkeypatch):
+    monkeypatch.setattr(SmallResNet, "forward", lambda self, x: (x.mean((2, 3)) + MASK, x.mean((2, 3))))
+    logits = predict(untrained_classifier(TINY, NAMES), colours((1, 1, 1))[0])
+    assert logits.isneginf().sum() == 3
 
 
 def test_divergence_is_an_error_with_the_remedy():

@@ -25,10 +25,12 @@ _HOMES = {
     "synthesize": "stages",
     "evaluate": "stages",
     "run": "experiment",
+    "draw_grids": "grid",
     "RunConfig": "config",
     "SynthesisConfig": "config",
     "TrainConfig": "config",
     "FitGeneratorConfig": "config",
+    "GridConfig": "grid_config",
 }
 __all__ = ["__version__", *_HOMES]
 
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from tailsmith.config import TrainConfig as TrainConfig
     from tailsmith.data.dataset import Dataset as Dataset
     from tailsmith.experiment import run as run
+    from tailsmith.grid import draw_grids as draw_grids
+    from tailsmith.grid_config import GridConfig as GridConfig
     from tailsmith.guidance.class_gaussians import fit_class_gaussians as fit_class_gaussians
     from tailsmith.guidance.feedback import FeedbackRecord as FeedbackRecord
     from tailsmith.guidance.feedback import feedback as feedback

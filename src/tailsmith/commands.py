@@ -47,7 +47,7 @@ def inspect(
         splits = {**described["splits"], **benchmark.images}
         for row in described["classes"].values():  # only their sums are published
             row |= {"val": None, "test": None}
-        described |= {"splits": splits, "images": sum(splits.values())}
+        described |= {"splits": splits, "images": sum(splits.values()), "sources": benchmark.sources}
     else:
         dataset = stages.load(
             data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
+from tailsmith.classification.train_config import (
+    MOST,
+    StageTwoConfig,
+    TrainConfig,
+    check_above_zero,
+    check_not_negative,
+    check_whole,
+)
 
 __all__ = [
     "FitGeneratorConfig",
@@ -60,6 +67,13 @@ class StageConfig:
     weight_decay: float = 0.01
     warmup_steps: int = 100
     ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_whole(self, ("steps", "batch_size"))
+        check_above_zero(self, ("learning_rate",))
+        check_not_negative(self, ("weight_decay", "warmup_steps"))
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"ema_decay should be at least 0 and below 1, got {self.ema_decay}")
 
 
 @dataclass(frozen=True)
@@ -115,10 +129,11 @@ class SearchConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"search.{name} should be at least 1, got {getattr(self, name)}")
         for name, least in (("learning_rate", 0), ("batch_size", 1)):
-            bounds = getattr(self, name)
-            if len(bounds) != 2 or not least < bounds[0] <= bounds[1]:
+            bounds, most = getattr(self, name), MOST.get(name, 1e9)
+            if len(bounds) != 2 or not least < bounds[0] <= bounds[1] <= most:
                 raise ValueError(
-                    f"search.{name} should be two numbers above {least}, the lower one first, got {list(bounds)}"
+                    f"search.{name} should be two numbers above {least} and at most {most:,.0f}, the lower one first, "
+                    f"got {list(bounds)}"
                 )
         if self.seed < 0:
             raise ValueError(f"search.seed should not be negative, got {self.seed}")

@@ -43,6 +43,9 @@ def dataset_text(described: Mapping[str, Any]) -> str:
     parts += _lacking_text(described)
     if described["groups"]:
         parts.append(_group_table(described))
+    if sources := described.get("sources"):  # of a benchmark that was described without its files
+        lines = [f"  {what}: {where}" for what, where in sources.items()]
+        parts.append("\n".join(["Where to get it (docs/recipes.md):", *lines]))
     return "\n\n".join(parts)
 
 

@@ -10,16 +10,23 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tailsmith.classification.backbones import TimmBackbone, create_backbone, has_timm_interface
 from tailsmith.classification.prediction import evaluation_mode
+from tailsmith.classification.saved import (
+    CONFIG,
+    WEIGHTS,
+    checked_config,
+    checked_names,
+    one_line,
+    read_config,
+    read_weights,
+)
 from tailsmith.devices import chosen_device
-from tailsmith.files import read_json, write_atomically, write_json
+from tailsmith.files import write_atomically, write_json
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 WRAPPED = "wrapped"  # the backbone name of a classifier made from a user's module
 
 
@@ -40,14 +47,15 @@ class Classifier(nn.Module):
         backbone_name: str = WRAPPED,
     ) -> None:
         super().__init__()
-        _check_preprocessing(image_size, mean, std)
+        config = checked_config(
+            backbone=backbone_name, class_names=class_names, image_size=image_size, mean=mean, std=std
+        )
         self.module = module
-        self.class_names = _checked_names(class_names)
-        self.image_size = int(image_size)
+        self.class_names = config.class_names
+        self.image_size = config.image_size
         self.backbone_name = backbone_name
         self.history: list[dict[str, float]] = []  # per evaluated training step; whoever trains fills it
-        self._config_mean = tuple(float(value) for value in mean)
-        self._config_std = tuple(float(value) for value in std)
+        self._config_mean, self._config_std = config.mean, config.std
         self.register_buffer("mean", torch.tensor(self._config_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self._config_std).view(1, -1, 1, 1), persistent=False)
 
@@ -93,25 +101,30 @@ class Classifier(nn.Module):
 def load_classifier(folder: str | Path) -> Classifier:
     """On the CPU, in evaluation mode. ValueError for a folder that is absent, foreign or damaged."""
     folder = Path(folder)
-    config = _read_config(folder)
-    if config["backbone"] == WRAPPED:
+    config = read_config(folder)
+    if config.backbone == WRAPPED:
         raise ValueError(
             f"{folder} was saved from a module of your own: rebuild it, load {folder / WEIGHTS} into it "
             "and pass it to wrap_classifier"
         )
-    with torch.random.fork_rng(devices=[]):  # these weights are overwritten: spare the caller's draws
-        module = create_backbone(config["backbone"], len(config["class_names"]), image_size=config["image_size"]).module
+    weights = read_weights(folder)
     try:
-        module.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder / WEIGHTS} is damaged or of another model; train again: {error}") from error
+        with torch.random.fork_rng(devices=[]):  # these weights are overwritten: spare the caller's draws
+            module = create_backbone(config.backbone, len(config.class_names), image_size=config.image_size).module
+        module.load_state_dict(weights)
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG}: {error}") from error
+    except RuntimeError as error:
+        raise ValueError(
+            f"{folder / WEIGHTS} is damaged or of another model than config.json says: {one_line(error)}; train again"
+        ) from error
     return Classifier(
         module,
-        class_names=config["class_names"],
-        image_size=config["image_size"],
-        mean=config["mean"],
-        std=config["std"],
-        backbone_name=config["backbone"],
+        class_names=config.class_names,
+        image_size=config.image_size,
+        mean=config.mean,
+        std=config.std,
+        backbone_name=config.backbone,
     ).eval()
 
 
@@ -135,18 +148,21 @@ def wrap_classifier(
     else the last linear layer with one output per class. The module is tried on one blank image; what doesn't
     fit is a ValueError.
     """
-    inner = _with_features(module, len(_checked_names(class_names)), features)
+    inner = _with_features(module, len(checked_names(class_names)), features)
     classifier = Classifier(inner, class_names=class_names, image_size=image_size, mean=mean, std=std)
     _try_on_blank_image(classifier)
     return classifier
 
 
 def resize_and_crop(images: Tensor, size: int) -> Tensor:
-    """[N, 3, H, W] -> [N, 3, size, size]: short side resized (bilinear, antialiased), then a centre crop."""
+    """[N, 3, H, W] -> [N, 3, size, size]: short side resized (bilinear, antialiased), then a centre crop.
+
+    The same as `data.images.resize_and_crop`, which training and evaluation see.
+    """
     height, width = images.shape[-2:]
     short = min(height, width)
     if short != size:
-        scaled = (max(size, round(height * size / short)), max(size, round(width * size / short)))
+        scaled = (size * height // short, size * width // short)
         images = F.interpolate(images, scaled, mode="bilinear", antialias=True, align_corners=False)
     top, left = (images.shape[-2] - size) // 2, (images.shape[-1] - size) // 2
     return images[..., top : top + size, left : left + size]
@@ -205,38 +221,6 @@ def _try_on_blank_image(classifier: Classifier) -> None:
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"expected logits [1, {classes}] for one image and {classes} class_names, got {got}")
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    if not folder.is_dir():
-        raise ValueError(f"no classifier folder {folder}; train one with `tailsmith train`")
-    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
-    if missing:
-        raise ValueError(f"{folder} is not a classifier folder: {' and '.join(missing)} missing")
-    try:
-        config = read_json(folder / CONFIG)
-    except ValueError as error:  # what json raises
-        raise ValueError(f"{folder / CONFIG} is not JSON: {error}; train again") from error
-    keys = {"backbone", "class_names", "image_size", "mean", "std"}
-    if not isinstance(config, dict) or not keys <= config.keys():
-        raise ValueError(f"{folder / CONFIG} is not of a tailsmith classifier: expected {', '.join(sorted(keys))}")
-    return config
-
-
-def _check_preprocessing(image_size: int, mean: Sequence[float], std: Sequence[float]) -> None:
-    if image_size < 1:
-        raise ValueError(f"image_size should be a positive number of pixels, got {image_size}")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean and std should be three numbers each, std above 0, got {mean} and {std}")
-
-
-def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    names = tuple(str(name) for name in class_names)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not names or twice:
-        got = f"{', '.join(twice)} more than once" if names else "none"
-        raise ValueError(f"class_names should be one name per class, each once, got {got}")
-    return names
 
 
 def _contiguous_state(module: nn.Module) -> dict[str, Tensor]:

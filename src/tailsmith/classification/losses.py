@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, prior -> [N]
 Counts = npt.NDArray[np.integer]
 Shares = npt.NDArray[np.float64]
 
@@ -30,12 +30,12 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def mixture(loss: Loss, alpha: float) -> Loss:
-    """alpha * loss + (1 - alpha) * cross-entropy, as in the paper's Appendix F, Fig. 15."""
+def mixture(loss: Callable[..., Tensor], alpha: float, *, label_smoothing: float = 0.0) -> Loss:
+    """alpha * loss + (1 - alpha) * cross-entropy, as in the paper's Appendix F, Fig. 15; both parts are smoothed."""
 
     def mixed(logits: Tensor, labels: Tensor, prior: Tensor) -> Tensor:
-        plain = cross_entropy(logits, labels, prior)
-        return alpha * loss(logits, labels, prior) + (1 - alpha) * plain
+        own, plain = (each(logits, labels, prior, label_smoothing=label_smoothing) for each in (loss, cross_entropy))
+        return alpha * own + (1 - alpha) * plain
 
     return mixed
 

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 Rows = npt.NDArray[np.int64]
 
 
+class NotFinite(ValueError):
+    """A classifier's answers are no numbers."""
+
+
 class Indexable(Protocol):
     """`images[rows] -> uint8 [b, 3, S, S]`, array or tensor, for an integer array of rows."""
 
@@ -40,7 +44,10 @@ def predict_with_features(
     *,
     rows: npt.NDArray[np.int64] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Logits [n, C] and features [n, D], float32 on the CPU, in evaluation mode; `rows=None` is all."""
+    """Logits [n, C] and features [n, D], float32 on the CPU, in evaluation mode; `rows=None` is all.
+
+    NotFinite for logits with a NaN or infinite maximum: they predict nothing, and would count as chance.
+    """
     check_images("images", images)
     rows = np.arange(len(images)) if rows is None else rows
     device = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
@@ -49,8 +56,13 @@ def predict_with_features(
         for start in range(0, max(1, len(rows)), batch_size):  # no rows: one empty batch
             batch = to_unit_range(images[rows[start : start + batch_size]], device)
             outputs.append([output.float().cpu() for output in classifier(batch)])
-    logits, features = zip(*outputs, strict=True)
-    return torch.cat(logits), torch.cat(features)
+    logits, features = map(torch.cat, zip(*outputs, strict=True))
+    if broken := int((~logits.amax(1).isfinite()).sum()):  # NaN wins any maximum; a class masked by -inf is fine
+        raise NotFinite(
+            f"the classifier's logits are NaN or infinite for {broken} of {len(logits)} images: its training diverged, "
+            "its weights are damaged, or its precision is too low; train again, with a lower learning_rate"
+        )
+    return logits, features
 
 
 @contextmanager

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+MOST_SEED = 2**63 - 1  # what numpy's, torch's and Parquet's whole numbers hold alike
+MOST_PIXELS = 4096  # of a side; a batch of 128 would have 26 GB before the first layer
+MOST = {"steps": 10**9, "epochs": 10**6, "batch_size": 2**16, "meta_batch_size": 2**16}
+_MOST_PIXELS_OF_A_BATCH = 2**30  # 12.9 GB before the first layer
 
 
 @dataclass(frozen=True)
@@ -22,9 +28,9 @@ class StageTwoConfig:
     meta_learning_rate: float = 1e-3  # of the meta sampler: Adam's
 
     def __post_init__(self) -> None:
-        above_zero = ("steps", "epochs", "batch_size", "learning_rate", "meta_batch_size", "meta_learning_rate")
-        _check_above_zero(self, above_zero, "stage_two.")
-        _check_not_negative(self, ("weight_decay", "init_pow"), "stage_two.")
+        check_whole(self, ("steps", "epochs", "batch_size", "meta_batch_size"), "stage_two.")
+        check_above_zero(self, ("learning_rate", "meta_learning_rate"), "stage_two.")
+        check_not_negative(self, ("weight_decay", "init_pow"), "stage_two.")
         if self.sampler not in ("uniform", "meta"):
             raise ValueError(f"unknown stage_two.sampler {self.sampler!r}: expected one of uniform, meta")
 
@@ -58,8 +64,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _check_above_zero(self, ("steps", "epochs", "batch_size", "learning_rate", "evaluate_every"))
-        _check_not_negative(self, ("weight_decay", "seed"))
+        check_whole(self, ("steps", "epochs", "batch_size", "evaluate_every"))
+        check_above_zero(self, ("learning_rate",))
+        check_not_negative(self, ("weight_decay", "seed"))
+        check_seed(self.seed)
+        if self.image_size is not None:
+            self._check_image_size(self.image_size)
         for name in ("alpha", "warmup_fraction", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} should be in 0..1, got {getattr(self, name)}")
@@ -70,6 +80,16 @@ class TrainConfig:
             raise ValueError(f"resampling 'half_and_half' needs an even batch_size, got {self.batch_size}")
         if self.stage_two is not None:
             self._check_stage_two(self.stage_two)
+
+    def _check_image_size(self, size: int) -> None:
+        """Before the memory is gone."""
+        if not 1 <= size <= MOST_PIXELS:
+            raise ValueError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {size}")
+        if self.batch_size * size**2 > _MOST_PIXELS_OF_A_BATCH:
+            raise ValueError(
+                f"a batch of {self.batch_size} images of {size} x {size} pixels takes "
+                f"{12e-9 * self.batch_size * size**2:,.0f} GB before the first layer; lower image_size or batch_size"
+            )
 
     def _check_stage_two(self, second: StageTwoConfig) -> None:
         """What of the second stage can't go with the rest."""
@@ -89,14 +109,32 @@ class TrainConfig:
             )
 
 
-def _check_above_zero(config: object, names: Sequence[str], prefix: str = "") -> None:
+def check_seed(seed: int) -> None:
+    if seed > MOST_SEED:
+        raise ValueError(f"seed should be at most {MOST_SEED} (2^63 - 1), got {seed}")
+
+
+def check_whole(config: object, names: Sequence[str], prefix: str = "") -> None:
+    """Whole numbers of at least 1, within bounds where larger ones only cost the memory or a lifetime."""
     for name in names:
-        value = getattr(config, name)
-        if value is not None and not value > 0:
+        value, most = getattr(config, name), MOST.get(name, math.inf)
+        if value is None:
+            continue
+        if not value > 0:
             raise ValueError(f"{prefix}{name} should be above 0, got {value}")
+        if value != value // 1:
+            raise ValueError(f"{prefix}{name} should be a whole number, got {value}")
+        if value > most:
+            raise ValueError(f"{prefix}{name} should be {most:,} at most, got {value}")
 
 
-def _check_not_negative(config: object, names: Sequence[str], prefix: str = "") -> None:
+def check_above_zero(config: object, names: Sequence[str], prefix: str = "") -> None:
     for name in names:
-        if getattr(config, name) < 0:
-            raise ValueError(f"{prefix}{name} should not be negative, got {getattr(config, name)}")
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{prefix}{name} should be above 0 and finite, got {getattr(config, name)}")
+
+
+def check_not_negative(config: object, names: Sequence[str], prefix: str = "") -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{prefix}{name} should not be negative or infinite, got {getattr(config, name)}")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -190,8 +189,7 @@ def _loss(
     synthetic = np.bincount(labels[is_synthetic], minlength=num_classes)
     priors = source_priors(real, synthetic, config.prior, class_shares(pools, labels, num_classes))
     of_source = torch.from_numpy(priors).float()  # [2, C]: real, synthetic
-    smooth = partial(LOSSES[config.method], label_smoothing=config.label_smoothing)
-    loss = mixture(smooth, config.alpha)
+    loss = mixture(LOSSES[config.method], config.alpha, label_smoothing=config.label_smoothing)
     return lambda logits, labels, rows: loss(
         logits, labels, of_source[is_synthetic[rows].astype(np.int64)].to(logits.device)
     )

@@ -25,9 +25,19 @@ from tailsmith.data.nico import read_nico
 
 READERS: dict[str, Callable[[Benchmark, Path], Dataset]] = {
     "list_files": lambda benchmark, root: read_list_files(
-        root, benchmark.lists, classes=benchmark.classes, names=benchmark.names(), source=benchmark.name
+        root,
+        benchmark.lists,
+        classes=benchmark.classes,
+        names=benchmark.names(),
+        source=benchmark.name,
+        where=benchmark.where("lists"),
     ),
-    "nico": lambda benchmark, root: read_nico(root, contexts=benchmark.contexts, classes=benchmark.classes),
+    "nico": lambda benchmark, root: read_nico(
+        root,
+        contexts=benchmark.contexts,
+        classes=benchmark.classes,
+        where={what: benchmark.where(what) for what in ("images", "label map")},
+    ),
 }
 
 log = logging.getLogger(__name__)
@@ -66,6 +76,11 @@ class Benchmark:
         """Training images per class, by class index; empty where they aren't published."""
         return list(self._facts().get("train_counts", ()))
 
+    def where(self, *what: str) -> str:
+        """Where to get something of it, or all, for complaints."""
+        known = [f"{each}: {self.sources[each]}" for each in what or self.sources if each in self.sources]
+        return f"docs/recipes.md says how to get it ({'; '.join(known)})" if known else "docs/recipes.md has more"
+
     def _facts(self) -> dict[str, Any]:
         if not self.facts:
             return {}
@@ -84,7 +99,7 @@ def read(
     Counts that aren't the published ones are a warning. ValueError for anything wrong with lists, labels or files.
     """
     if not root.is_dir():
-        raise ValueError(f"no folder {root}; expected the root of {benchmark.name}: see docs/recipes.md")
+        raise ValueError(f"no folder {root}; expected the root of {benchmark.name}: {benchmark.where()}")
     found = READERS[benchmark.reader](benchmark, root)
     dataset = Dataset(found.table, found.class_names, found.attribute_names, benchmark.name, benchmark.licence)
     dataset = with_limit(dataset, max_megapixels)
@@ -95,7 +110,7 @@ def read(
     else:
         check_table(dataset)
         check_training_labels(dataset)
-        _check_files(dataset, root)
+        _check_files(dataset, root, benchmark.where("images"))
     if found_different := differences(benchmark, dataset):
         log.warning("not as published, so results won't compare: %s", "; ".join(found_different))
     return dataset
@@ -106,7 +121,8 @@ def published(benchmark: Benchmark) -> Dataset:
     counts = benchmark.train_counts()
     if not counts:
         raise ValueError(
-            f"{benchmark.name} publishes no count per class or group, only totals; give the images with --data"
+            f"{benchmark.name} publishes no count per class or group, only totals; give the images with --data: "
+            f"{benchmark.where()}"
         )
     labels = np.repeat(np.arange(len(counts)), counts)
     table = make_table(labels, image_ids=[f"{benchmark.name}-{row}" for row in range(len(labels))])
@@ -140,6 +156,9 @@ def differences(benchmark: Benchmark, dataset: Dataset) -> list[str]:
     counts = class_counts(dataset).tolist()
     if benchmark.counts_sha256 and counts_hash(counts) != benchmark.counts_sha256:
         lines.append(_first_difference(benchmark, dataset, counts))
+    published_names = benchmark.class_names()
+    if len(dataset.class_names) == len(published_names) and dataset.class_names != published_names:
+        lines.append(_first_other_name(benchmark, dataset))
     if benchmark.largest_group is not None and group_counts(dataset).max() != benchmark.largest_group:
         lines.append(
             f"the largest group of {benchmark.name} has {group_counts(dataset).max():,} training images, "
@@ -160,7 +179,13 @@ def _first_difference(benchmark: Benchmark, dataset: Dataset, counts: list[int])
     return f"the training images per class of {benchmark.name} are not the published ones{first}"
 
 
-def _check_files(dataset: Dataset, root: Path) -> None:
+def _first_other_name(benchmark: Benchmark, dataset: Dataset) -> str:
+    pairs = zip(dataset.class_names, benchmark.class_names(), strict=False)
+    first = next((f": class {i} is {got!r}, not {name!r}" for i, (got, name) in enumerate(pairs) if got != name), "")
+    return f"the classes of {benchmark.name} are not those of the published lists, in their order{first}"
+
+
+def _check_files(dataset: Dataset, root: Path, where: str) -> None:
     """Every listed image is a file, with a name that other files can hold."""
     for path in dataset.table["path"]:
         check_utf8(path, "the path", "rename the file or folder")
@@ -168,5 +193,5 @@ def _check_files(dataset: Dataset, root: Path) -> None:
     if absent:
         raise ValueError(
             f"{len(absent):,} of the {len(dataset):,} images of {dataset.name} do not exist, the first is {absent[0]}; "
-            f"put them below {root} as docs/recipes.md says, or leave them out with --skip-corrupt"
+            f"put them below {root}, or leave them out with --skip-corrupt; {where}"
         )

@@ -125,6 +125,8 @@ def render(
     `style="drawing"` inverts the garment's tones, inks its outlines and bleaches the surroundings: the
     stylistic bias of the paper's section 3.2.
     """
+    if style not in STYLES:
+        raise ValueError(f"style should be one of {', '.join(STYLES)}, got {style!r}")
     rng = np.random.default_rng(seed)
     background = BACKGROUNDS[context](rng)
     top, left = rng.integers(0, SIZE - 28 + 1, size=2)

@@ -58,11 +58,16 @@ class ImageArray:
 
 
 def resize_and_crop(image: Image.Image, size: int) -> Image.Image:
-    """The short side resized to `size` (bicubic), then the central square; a fitting image is unchanged."""
+    """The short side resized to `size` (bilinear), then the central square; a fitting image is unchanged.
+
+    What `classification.classifier.resize_and_crop` does to tensors, up to the rounding of pixels: guidance has to see
+    what training saw. Bilinear, as torchvision's test view is by default (bicubic overshoots, and Pillow clips it after
+    either pass: up to 9 grey levels from torch's, with no gradient where it is clipped).
+    """
     width, height = image.size
     short = min(width, height)
     if short != size:
-        scaled = (max(size, round(width * size / short)), max(size, round(height * size / short)))
-        image = image.resize(scaled, Image.Resampling.BICUBIC)
+        scaled = (size * width // short, size * height // short)  # truncated, as torchvision and transformers do
+        image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))

@@ -18,13 +18,17 @@ class Entry(NamedTuple):
 
 
 def read_list_files(
-    root: Path, lists: Mapping[str, str], *, classes: int, names: Mapping[str, str], source: str
+    root: Path, lists: Mapping[str, str], *, classes: int, names: Mapping[str, str], source: str, where: str
 ) -> Dataset:
     """ImageNet_LT_{train,val,test}.txt or Places_LT_{train,val,test}.txt and the images beside them.
 
     A class is called after its images' folder: by `names`, else by the folder's own words. Rows are sorted by path, so
-    that nothing depends on the order of the lines. `source` is the benchmark's name, for complaints.
+    that nothing depends on the order of the lines. `source` is the benchmark's name and `where` says where to get the
+    lists, for complaints.
     """
+    for path in (root / name for name in lists.values()):
+        if not path.is_file():
+            raise ValueError(f"no list {path}; {source} needs {path.name}: {where}")
     entries = [entry for split, name in lists.items() for entry in _read_list(root / name, split, classes, source)]
     folders = _class_folders(entries, classes, source)
     order = {split: number for number, split in enumerate(lists)}
@@ -44,8 +48,6 @@ def words(folder: str) -> str:
 
 
 def _read_list(path: Path, split: str, classes: int, source: str) -> list[Entry]:
-    if not path.is_file():
-        raise ValueError(f"no list {path}; {source} needs {path.name}: docs/recipes.md says where to get it")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

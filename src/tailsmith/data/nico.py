@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tailsmith.data.dataset import Dataset, make_table
@@ -19,18 +19,20 @@ SPLIT_SEED = 666  # SubpopBench's
 log = logging.getLogger(__name__)
 
 
-def read_nico(root: Path, *, contexts: Sequence[str], classes: int) -> Dataset:
+def read_nico(root: Path, *, contexts: Sequence[str], classes: int, where: Mapping[str, str]) -> Dataset:
     """`root` holds the label map and public_dg_0416, or track_1 with both; a class is called after its folder.
+
+    `where` says where to get the "images" and the "label map", for complaints.
 
     SubpopBench shuffles file names in whatever order the file system lists them, so that its split differs between
     machines; here they are sorted first, and the split is the one SubpopBench makes where the file system sorts.
     """
     root = root / "track_1" if (root / "track_1" / LABELS).is_file() else root
-    label_of = _label_map(root / LABELS, classes)
+    label_of = _label_map(root / LABELS, classes, where["label map"])
     generator = random.Random(SPLIT_SEED)
     rows: list[tuple[str, int, int, str]] = []  # path below IMAGES, label, attribute, split
     for attribute, context in enumerate(contexts):  # SubpopBench's order: contexts, then classes as the map has them
-        _check_context(root / IMAGES / context, set(label_of))
+        _check_context(root / IMAGES / context, set(label_of), where["images"])
         for folder, label in label_of.items():
             files = sorted((root / IMAGES / context / folder).glob("*.jpg"))
             names = [f"{context}/{folder}/{file.name}" for file in files]
@@ -60,9 +62,9 @@ def _split_group(names: list[str], generator: random.Random) -> list[tuple[str, 
     return list(zip(shuffled, splits, strict=True))
 
 
-def _label_map(path: Path, classes: int) -> dict[str, int]:
+def _label_map(path: Path, classes: int, where: str) -> dict[str, int]:
     if not path.is_file():
-        raise ValueError(f"no label map {path}; nico++ needs {LABELS}: docs/recipes.md says where to get it")
+        raise ValueError(f"no label map {path}; nico++ needs {LABELS}: {where}")
     try:
         label_of = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -74,10 +76,10 @@ def _label_map(path: Path, classes: int) -> dict[str, int]:
     return {str(name): int(label) for name, label in label_of.items()}
 
 
-def _check_context(folder: Path, known: set[str]) -> None:
+def _check_context(folder: Path, known: set[str], where: str) -> None:
     """The context is there, and holds no folder of images that the label map would make us overlook."""
     if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; nico++ has one per context: unpack track_1.zip there (docs/recipes.md)")
+        raise ValueError(f"no folder {folder}; nico++ has one per context: unpack track_1.zip there; {where}")
     strangers = sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name not in known)
     if strangers:
         log.warning(

@@ -10,6 +10,7 @@ import torch
 from diffusers import AutoencoderKL, StableUnCLIPImg2ImgPipeline, UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 from numpy.typing import NDArray
+from PIL import Image
 from transformers import (
     CLIPImageProcessor,
     CLIPModel,
@@ -140,6 +141,7 @@ def assemble(
         feature_extractor=CLIPImageProcessor(
             size={"shortest_edge": image_size},
             crop_size={"height": image_size, "width": image_size},
+            resample=Image.Resampling.BILINEAR,  # the view that it was trained on: ImageArray's
             image_mean=[0.5, 0.5, 0.5],
             image_std=[0.5, 0.5, 0.5],
         ),
