@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import io
 import logging
 import os
 import re
@@ -20,13 +21,14 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentParser
-from safetensors import SafetensorError
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentParser, set_loader
 
 from tailsmith import __version__, commands, run_commands
 from tailsmith.config import from_dict
 from tailsmith.terminal import OneLineFormatter, print_any_name, shown
 from tailsmith.user_errors import explained, parse_error
+from tailsmith.yaml_files import load_yaml, read_yaml
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": run_commands.demo,
@@ -43,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
 }
 SPREAD = "config"  # the parameter whose fields are options without a prefix
 INVOCATION = "command"  # the parameter that gets the command line itself, for the record
+YAML = "tailsmith"  # jsonargparse's name for how we read YAML; its own keeps its meaning for others in this process
 RECIPE = "recipe"  # the parameter that names other defaults for the options of its command
 SHORT = {"--dtype": "--synthesis.dtype"}  # of a section, where the command has no option of that name
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -65,8 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lest Python complains when it flushes at exit
         return BROKEN_PIPE
-    except (ValueError, OSError, SafetensorError) as error:
+    except Exception as error:
         line = explained(error)
+        if line is None:
+            _fail("tailsmith: that is a fault of tailsmith and not yours; please report it with what follows", 1)
         if line is None or os.environ.get(TRACEBACK):
             raise
         return _fail(f"tailsmith: error: {line}", USER_ERROR)
@@ -118,8 +123,13 @@ def build_parser(name: str) -> ArgumentParser:
     positional, optional = _parameters(function)
     places = [f"[{each.name.upper()}]" if _has_default(each) else each.name.upper() for each in positional]
     usage = " ".join(["tailsmith", name, *places, "[options]"])
+    set_loader(YAML, _value, (yaml.YAMLError,))
     parser = ArgumentParser(
-        prog=f"tailsmith {name}", usage=usage, description=inspect.getdoc(function), exit_on_error=False
+        prog=f"tailsmith {name}",
+        usage=usage,
+        description=inspect.getdoc(function),
+        exit_on_error=False,
+        parser_mode=YAML,
     )
     parser.add_argument("--config", action=ActionConfigFile)
     for each in positional:
@@ -136,6 +146,23 @@ def build_parser(name: str) -> ArgumentParser:
             parser.add_argument(f"--{each.name}", type=hints[each.name], required=True)
     _describe(parser, function)
     return parser
+
+
+def _value(text: str) -> Any:
+    """YAML of a file or of one option; what looks like a prompt, {label}, is text and no mapping to nothing."""
+    value = load_yaml(text) if text.strip() else text
+    empty = isinstance(value, dict) and value and all(each is None for each in value.values())
+    return text if empty and text.strip().startswith("{") else value
+
+
+def _check_config_files(argv: Sequence[str]) -> None:
+    """In our words, before jsonargparse reads them."""
+    for position, token in enumerate(argv):
+        option, equals, path = token.partition("=")
+        if option == "--config":
+            path = os.path.expanduser(path if equals else "".join(argv[position + 1 : position + 2]))
+            if os.path.isfile(path) and not isinstance(read_yaml(Path(path), "--config"), dict):
+                raise ValueError(f"--config {path} should hold options and their values, as in `target: 20`")
 
 
 def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter], list[inspect.Parameter]]:
@@ -179,6 +206,7 @@ def _parsed(name: str, argv: list[str]) -> dict[str, Any]:
     """The arguments for the command's function; ValueError in one line for what can't be parsed."""
     parser = build_parser(name)
     argv = _normalized(argv, parser)
+    _check_config_files(argv)
     try:
         if RECIPE in inspect.signature(COMMANDS[name]).parameters:
             _take_recipe(parser, argv)
@@ -282,6 +310,9 @@ def _quiet_libraries() -> Iterator[None]:
     os.environ.setdefault(
         "OMP_WAIT_POLICY", "passive"
     )  # before torch: spinning threads cost tenfold beside another job
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal can't show stops nothing
+            stream.reconfigure(encoding="utf-8" if stream.encoding == "ascii" else None, errors="backslashreplace")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     handler = logging.StreamHandler(sys.stderr)
