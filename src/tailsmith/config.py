@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, get_args, get_type_hints
 
-from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
+from tailsmith.classification.train_config import MOST_PIXELS, StageTwoConfig, TrainConfig, check_seed
 
 __all__ = [
     "FitGeneratorConfig",
@@ -49,6 +49,9 @@ class SynthesisConfig:
     shard_size: int = 256
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -85,6 +88,11 @@ class FitGeneratorConfig:
     kl_weight: float = 1e-3
     bf16: bool | None = None  # autocast; None = where the device has bf16 arithmetic
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if not 1 <= self.image_size <= MOST_PIXELS:
+            raise ValueError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {self.image_size}")
 
 
 # What a run can compare. Each arm is trained and tested alike; the guiding classifier is the arm "erm".

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+MOST_SEED = 2**63 - 1  # what numpy's, torch's and Parquet's whole numbers hold alike
+MOST_PIXELS = 4096  # of a side; a batch of 128 would have 6 GB before the first layer
+
 
 @dataclass(frozen=True)
 class StageTwoConfig:
@@ -60,6 +63,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_above_zero(self, ("steps", "epochs", "batch_size", "learning_rate", "evaluate_every"))
         _check_not_negative(self, ("weight_decay", "seed"))
+        check_seed(self.seed)
+        if self.image_size is not None and not 1 <= self.image_size <= MOST_PIXELS:
+            raise ValueError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {self.image_size}")
         for name in ("alpha", "warmup_fraction", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} should be in 0..1, got {getattr(self, name)}")
@@ -87,6 +93,11 @@ class TrainConfig:
                 "prior 'effective' is what batches hold, which stage_two.sampler 'meta' changes at every step; use "
                 "prior 'per_source', 'combined' or 'real', or stage_two.sampler 'uniform'"
             )
+
+
+def check_seed(seed: int) -> None:
+    if seed > MOST_SEED:
+        raise ValueError(f"seed should be at most {MOST_SEED} (2^63 - 1), got {seed}")
 
 
 def _check_above_zero(config: object, names: Sequence[str], prefix: str = "") -> None:
