@@ -101,7 +101,9 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_stay
     subprocess.run([sys.executable, "-c", KILLED, str(folder / "x.json")], check=False)
     (left,) = folder.iterdir()
     assert is_temporary(left)
-    ancient, recent, foreign = (folder / f".x.json.{name}.tmp" for name in ("0123456789ab", "elsewhere+1+01234567", "x"))
+    ancient, recent, foreign = (
+        folder / f".x.json.{name}.tmp" for name in ("0123456789ab", "elsewhere+1+01234567", "x")
+    )
     for path in (ancient, recent, foreign):
         path.touch()
     os.utime(ancient, times=(time.time() - 90_000,) * 2)

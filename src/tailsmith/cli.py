@@ -48,6 +48,7 @@ INVOCATION = "command"  # the parameter that gets the command line itself, for t
 YAML = "tailsmith"  # jsonargparse's name for how we read YAML; its own keeps its meaning for others in this process
 RECIPE = "recipe"  # the parameter that names other defaults for the options of its command
 SHORT = {"--dtype": "--synthesis.dtype"}  # of a section, where the command has no option of that name
+TOGETHER = ("train",)  # the commands whose processes share the work under torchrun
 USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 TRACEBACK = "TAILSMITH_TRACEBACK"
 
@@ -87,11 +88,22 @@ def _run(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         raise ValueError(f"unknown command {argv[0]!r}: expected one of {', '.join(COMMANDS)}")
     function = COMMANDS[argv[0]]
+    _check_processes(argv[0])
     arguments = _parsed(argv[0], argv[1:])
     if INVOCATION in inspect.signature(function).parameters:
         arguments[INVOCATION] = shlex.join(["tailsmith", *argv])
     function(**arguments)
     return 0
+
+
+def _check_processes(name: str) -> None:
+    """Under torchrun only training shares its work: of anything else every process would do the whole."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if name not in TOGETHER and "LOCAL_RANK" in os.environ and processes != "1":
+        raise ValueError(
+            f"tailsmith {name} works in one process, and torchrun started {processes}; start it without torchrun. To "
+            "share work among processes, run `tailsmith train` under torchrun, and `tailsmith synthesize --shards` apart"
+        )
 
 
 def _overview() -> str:

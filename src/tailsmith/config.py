@@ -166,6 +166,24 @@ class RunConfig:
             raise ValueError(f"batch_size should be at least 1, got {self.batch_size}")
 
 
+def check_settled(config: RunConfig) -> None:
+    """ValueError for a value of one's own that every arm replaces with its own: it would be without effect."""
+    if config.real.method != TrainConfig().method:
+        raise ValueError(
+            f"real.method is {config.real.method!r}, but each arm of real images has its own (erm, balanced_softmax): "
+            "leave it out and name the arms with --arms; arms with synthetic images have mixed.method"
+        )
+    changes = {arm: ARMS[arm]["synthesis"] for arm in config.arms if ARMS[arm]["synthesis"] is not None}
+    for name in ("conditioning", "criterion", "feedback_scale"):
+        given = getattr(config.synthesis, name)
+        own = {arm: changed.get(name, given) for arm, changed in changes.items()}
+        if own and given != getattr(SynthesisConfig(), name) and given not in own.values():
+            said = ", ".join(f"{arm}: {value}" for arm, value in own.items())
+            raise ValueError(
+                f"synthesis.{name} is {given}, but no arm uses it ({said}); leave it out, or name other --arms"
+            )
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain dicts and lists, as YAML and JSON write them."""
     plain: dict[str, Any] = {}

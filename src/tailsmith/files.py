@@ -48,6 +48,31 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     _flush(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """ValueError unless a file or folder of this name can be made, or filled; leaves nothing behind."""
+    path = Path(path).absolute()
+    folder = next(each for each in (path, *path.parents) if each.exists())
+    if not folder.is_dir():
+        if folder != path:
+            raise ValueError(f"{path} can't be written: {folder} is a file and no folder; choose another place")
+        folder = folder.parent
+    probe = _temporary(folder / "probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ValueError(
+            f"{path} can't be written: {reason} in {folder}; choose another place, or change the permissions"
+        ) from error
+
+
+def check_readable(path: Path) -> None:
+    """OSError with its reason, "Permission denied", for a file that libraries would say doesn't exist."""
+    with open(path, "rb"):
+        pass
+
+
 def is_temporary(path: Path) -> bool:
     """Whether `write_atomically` made the file, here or elsewhere: one that stayed is of a process that was killed."""
     return _TEMPORARY.fullmatch(path.name) is not None

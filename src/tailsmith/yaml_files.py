@@ -15,7 +15,7 @@ DEEPEST = 50
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where PyYAML was built with libyaml
 
 
-class _Loader(_Base):  # type: ignore[misc]
+class _Loader(_Base):
     """Keys are text as written: a class may be called 10 or no. 1e-3 is a number, as in YAML 1.2; dates are text."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -52,7 +52,9 @@ def read_yaml(path: Path, what: str) -> Any:
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
-            raise ValueError(f"{what} {path} has {size:,} bytes, expected at most {MOST_BYTES:,}: is it the right file?")
+            raise ValueError(
+                f"{what} {path} has {size:,} bytes, expected at most {MOST_BYTES:,}: is it the right file?"
+            )
         return load_yaml(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{what} {path} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
@@ -62,7 +64,7 @@ def read_yaml(path: Path, what: str) -> Any:
 
 def _check_bounds(text: str) -> None:
     """By the parser's events, before anything is built: nine aliases of nine aliases are a billion values."""
-    sizes: dict[str, int] = {}  # anchor -> values it stands for
+    sizes: dict[str | None, int] = {}  # anchor -> values it stands for
     open_: list[tuple[str | None, int]] = []  # (anchor, values before it) of each collection that hasn't ended
     total = 0
     for event in yaml.parse(text, Loader=_Loader):

@@ -62,13 +62,12 @@ class Fingerprint:
 def fingerprint(dataset: Dataset) -> Fingerprint:
     """Of a dataset as it is now; reads a few kilobytes of every file."""
     table = dataset.table
-    attributes = dataset.attributes
     columns = {
         "image_id": table["image_id"].astype(str),
         "split": pd.Categorical(table["split"]),
         "source": pd.Categorical(table["source"]),
-        "label": pd.Categorical.from_codes(dataset.labels, list(dataset.class_names)),
-        "attribute": pd.Categorical.from_codes(attributes, list(dataset.attribute_names)),
+        "label": pd.Categorical.from_codes(dataset.labels, pd.Index(dataset.class_names, dtype=object)),
+        "attribute": pd.Categorical.from_codes(dataset.attributes, pd.Index(dataset.attribute_names, dtype=object)),
         "content": content_keys(dataset),
     }
     return Fingerprint(pd.DataFrame(columns), dataset.class_names, dataset.attribute_names)
@@ -136,8 +135,8 @@ def _altered(before: pd.DataFrame, now: pd.DataFrame) -> list[str]:
             found.append(f"{_counted(len(rows), 'has', 'have')} another {words} (first: {first})")
     rows = np.flatnonzero(before["content"].to_numpy() != now["content"].to_numpy())
     if len(rows):
-        first = before["image_id"].iat[rows[0]]
-        found.append(f"{_counted(len(rows), 'has', 'have')} other contents (first: {first})")
+        which = before["image_id"].iat[rows[0]]
+        found.append(f"{_counted(len(rows), 'has', 'have')} other contents (first: {which})")
     return found
 
 

@@ -22,7 +22,9 @@ def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"shards should be numbers as in 3 or 0,1,2 or 0-9, got {text!r}")
-        chosen += range(int(first), int(last if dash else first) + 1)
+        begin, end = int(first[:20]), int((last if dash else first)[:20])
+        check_shards([begin, end], known)  # before a list of all between them
+        chosen += range(begin, end + 1)
     if not chosen:
         raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {text}")
     check_shards(chosen, known)
