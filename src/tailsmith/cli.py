@@ -102,7 +102,7 @@ def _check_processes(name: str) -> None:
     if name not in TOGETHER and "LOCAL_RANK" in os.environ and processes != "1":
         raise ValueError(
             f"tailsmith {name} works in one process, and torchrun started {processes}; start it without torchrun. To "
-            "share work among processes, run `tailsmith train` under torchrun, and `tailsmith synthesize --shards` apart"
+            "share work, run `tailsmith train` under torchrun, and `tailsmith synthesize --shards` once per process"
         )
 
 

@@ -177,6 +177,9 @@ def check_settled(config: RunConfig) -> None:
     for name in ("conditioning", "criterion", "feedback_scale"):
         given = getattr(config.synthesis, name)
         own = {arm: changed.get(name, given) for arm, changed in changes.items()}
+        if name == "criterion":
+            guided = {arm for arm, changed in changes.items() if changed.get("feedback_scale", 1.0) > 0}
+            own = {arm: value if arm in guided else "unguided" for arm, value in own.items()}
         if own and given != getattr(SynthesisConfig(), name) and given not in own.values():
             said = ", ".join(f"{arm}: {value}" for arm, value in own.items())
             raise ValueError(

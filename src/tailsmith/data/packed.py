@@ -62,7 +62,7 @@ def read_packed(where: str) -> bytes:
         with pq.ParquetFile(path, metadata=directory) as shard:  # one each: they are not made for several threads
             images = shard.read_row_group(group, columns=["image"]).column("image")
     except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); delete it, and synthesize again") from error
+        raise ValueError(f"{path} is damaged ({error}); synthesize into another folder") from error
     encoded: bytes = images[row - (ends[group - 1] if group else 0)].as_py()
     return encoded
 

@@ -37,7 +37,7 @@ def claim(out: Path, plan: Plan) -> None:
     if path.exists():
         earlier = Plan.read(path)
         if earlier.meta != plan.meta or not earlier.table.equals(plan.table):
-            raise ValueError(f"{out} holds images of another plan; use another folder, or delete it to start again")
+            raise ValueError(f"{out} holds images of another plan; use another folder")
     else:
         plan.write(path)
 
