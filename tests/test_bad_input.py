@@ -273,6 +273,7 @@ def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> Non
         (["inspect", "a", "b"], ("unrecognized arguments: b",)),
         (["rum"], ("unknown command 'rum': expected one of demo, inspect, plan,",)),
         (["run", "--out", "o", "--config", "nowhere.yaml"], ("--config: ", "does not exist", "nowhere.yaml")),
+        (["evaluate", "f", "--data", "d", "--split", "tset"], ("split should be one of train, val, test, got 'tset'",)),
         (["demo", "--task", "fashion"], ("task should be one of fashion-lt, fashion-groups, got 'fashion'",)),
         (["report", "nowhere"], ("nowhere is no run directory", "make one with `tailsmith run`")),
     ],
@@ -495,6 +496,19 @@ def test_a_folder_where_one_may_not_write(pets: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "touch", denied)
     with pytest.raises(ValueError, match=f"clf can't be written: Permission denied in {tmp_path}; choose another"):
         check_folder(tmp_path / "clf")
+
+
+def test_weights_that_one_may_not_read_are_not_said_to_be_absent(
+    pets: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = save_classifier(tmp_path / "classifier", "cat", "dog")
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("tailsmith.classification.classifier.check_readable", denied)
+    line = refused(capsys, "evaluate", classifier, "--data", pets)
+    assert f"{classifier / 'model.safetensors'}: Permission denied; check the path and its permissions" in line
 
 
 @pytest.mark.parametrize("place", ["clf", "train/clf", "train/cat/clf", "."])

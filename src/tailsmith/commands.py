@@ -206,6 +206,8 @@ def evaluate(
     from tailsmith.outputs import check_json_file
 
     devices.use(device)
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split should be one of train, val, test, got {split!r}")
     if json is not None:
         check_json_file(json, ("overall", "classes"), "--json")
     trained = on_accelerator(load_classifier(classifier))

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tailsmith.classification.backbones import TimmBackbone, create_backbone, has_timm_interface
 from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.devices import chosen_device
-from tailsmith.files import read_json, write_atomically, write_json
+from tailsmith.files import check_readable, read_json, write_atomically, write_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 WRAPPED = "wrapped"  # the backbone name of a classifier made from a user's module
@@ -99,6 +99,7 @@ def load_classifier(folder: str | Path) -> Classifier:
             f"{folder} was saved from a module of your own: rebuild it, load {folder / WEIGHTS} into it "
             "and pass it to wrap_classifier"
         )
+    check_readable(folder / WEIGHTS)
     with torch.random.fork_rng(devices=[]):  # these weights are overwritten: spare the caller's draws
         module = create_backbone(config["backbone"], len(config["class_names"]), image_size=config["image_size"]).module
     try:
