@@ -198,12 +198,21 @@ def test_keys_of_yaml_stay_as_they_are_written(called: Called, tmp_path: Path) -
     assert run_config(called, "--out", str(tmp_path), "--target", "{no: 21}").target == {"no": 21}
 
 
-def test_names_that_a_terminal_can_not_show_stop_nothing(tmp_path: Path) -> None:
-    write_folder(tmp_path / "café", {"train": {"chât": 3, "dog": 2}})
+def test_names_that_a_terminal_can_not_show_stop_nothing_and_json_stays_json(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "pets.csv").write_text(
+        "path,label,split\n"
+        + "".join(
+            f"{data}/{split}/{name}/{number}.png,{label},{split}\n"
+            for split, count in (("train", 3), ("val", 2), ("test", 2))
+            for name, label in (("cat", "chât"), ("dog", "dog"))
+            for number in range(count)
+        ),
+        encoding="utf-8",
+    )
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "tailsmith.cli", "inspect", str(tmp_path / "café")]
+    command = [sys.executable, "-m", "tailsmith.cli", "inspect", str(tmp_path / "pets.csv"), "--json"]
     done = subprocess.run(command, capture_output=True, env=environment, check=True)
-    assert b"dog" in done.stdout
+    assert list(json.loads(done.stdout.decode("utf-8"))["classes"]) == ["chât", "dog"]
 
 
 def test_print_config_comes_back_as_a_config_file(
