@@ -329,8 +329,11 @@ def test_config_files_out_of_bounds(content: bytes, message: str, tmp_path: Path
         (["grid", "--seeds=1,2", "--synthesis.seed=3"], "seeds are an axis of the grid, [1, 2]; give it with --seeds"),
     ],
 )
-def test_numbers_out_of_bounds(argv: list[str], message: str, pets: Path, tmp_path: Path, capsys: Capture) -> None:
-    assert message in refused(capsys, argv[0], pets, "--out", tmp_path / "out", *argv[1:])
+def test_numbers_out_of_bounds(
+    argv: list[str], message: str, pets: Path, generator: str, tmp_path: Path, capsys: Capture
+) -> None:
+    options = [*argv[1:], *(["--generator", generator] if argv[0] == "plan" else [])]
+    assert message in refused(capsys, argv[0], pets, "--out", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
 
 
