@@ -20,7 +20,7 @@ def test_max_tops_every_group_up_to_the_largest_and_keeps_the_shape():
     assert missing.tolist() == [[0, 134], [146, 150], [148, 0]]
 
 
-@pytest.mark.parametrize("target", [100, np.int64(100)])
+@pytest.mark.parametrize("target", [100, np.int64(100), 100.0, np.float32(100)])
 def test_a_number_leaves_classes_alone_that_have_more(target):
     assert missing_counts(COUNTS, target, NAMES).tolist() == [0, 92, 95]
 
@@ -36,6 +36,11 @@ def test_a_dict_tops_up_what_it_names_only():
     assert missing_counts(COUNTS, {"sandal": 50}, NAMES).tolist() == [0, 0, 45]
     missing = missing_counts(GROUP_COUNTS, {"bag in water": 7, "sandal in rock": 2}, GROUP_NAMES)
     assert missing.tolist() == [[0, 0], [0, 7], [0, 0]]
+
+
+def test_whole_numbers_of_any_kind_and_names_that_are_numbers():
+    counts = np.array([5, 5])
+    assert missing_counts(counts, {10: 12.0, "no": np.int64(9)}, ("10", "no")).tolist() == [7, 4]
 
 
 def test_a_function_maps_counts_to_targets_and_may_spoil_its_copy():
@@ -58,6 +63,18 @@ def test_a_function_maps_counts_to_targets_and_may_spoil_its_copy():
         (5, r"nothing to add: target 5 is not above any current count \(5 to 500\); give a larger target"),
         ({}, r"nothing to add: target \{\}"),
         ({"sandals": 50}, "target names 'sandals', which is not one of: t-shirt, bag, sandal"),
+        (8.7, r"target should be a whole number, got 8\.7"),
+        (None, "target should be a whole number, got None"),
+        (float("nan"), "target should be a whole number, got nan"),
+        ({"bag": 8.7}, r"target for 'bag' should be a whole number, got 8\.7"),
+        ({"bag": None}, "target for 'bag' should be a whole number, got None"),
+        ({"bag": True}, "target for 'bag' should be a whole number, got True"),
+        ({"bag": "20"}, "target for 'bag' should be a whole number, got '20'"),
+        (10**12, "target should be at most 2,147,483,647 images, got 1,000,000,000,000"),
+        (10**400, "target should be at most 2,147,483,647 images"),
+        (20_000_000, r"target 20000000 asks for 59,999,487 images, expected at most 50,000,000 in one plan"),
+        (lambda counts: counts + 2**62, "asks for 13,835,058,055,282,163,712 images"),
+        ({"bag": -7}, "target -7 for 'bag' is below its current count 8"),
         ({"bag": 7}, "target 7 for 'bag' is below its current count 8; tailsmith only adds images"),
         (lambda counts: counts - 1, "target 499 for 't-shirt' is below its current count 500"),
         (lambda counts: counts, "nothing to add: target of the given function"),

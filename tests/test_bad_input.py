@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,9 @@ import yaml
 from PIL import Image
 
 from folders import SOUND, write_folder
+from tailsmith import experiment
 from tailsmith.cli import COMMANDS, main
+from tailsmith.outputs import check_classifier_folder, check_file, check_folder
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ["--synthesis.num_inference_steps=2", "--synthesis.shard_size=2", "--synthesis.feedback_scale=0"]
@@ -269,6 +273,7 @@ def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> Non
         (["inspect", "a", "b"], ("unrecognized arguments: b",)),
         (["rum"], ("unknown command 'rum': expected one of demo, inspect, plan,",)),
         (["run", "--out", "o", "--config", "nowhere.yaml"], ("--config: ", "does not exist", "nowhere.yaml")),
+        (["evaluate", "f", "--data", "d", "--split", "tset"], ("split should be one of train, val, test, got 'tset'",)),
         (["demo", "--task", "fashion"], ("task should be one of fashion-lt, fashion-groups, got 'fashion'",)),
         (["report", "nowhere"], ("nowhere is no run directory", "make one with `tailsmith run`")),
     ],
@@ -285,6 +290,79 @@ def test_a_config_file_that_is_none(text: str, tmp_path: Path, capsys: Capture) 
     config = tmp_path / "broken.yaml"
     config.write_text(text)
     assert "config" in refused(capsys, "run", "--out", tmp_path / "run", "--config", config)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in itertools.pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (BOMB.encode(), "expected at most 200,000 values, 50 deep, aliases written out"),
+        (b"target: " + b"[" * 100_000, "expected at most 200,000 values, 50 deep, aliases written out"),
+        (b"target: &a [*a]", "alias *a stands for something that it is part of itself"),
+        (b"target: 9\n#" + b"x" * 3_000_000, "has 3,000,011 bytes, expected at most 2,097,152: is it the right file?"),
+        ("target: {café: 9}".encode("latin-1"), "is not text in UTF-8 (invalid continuation byte); save it as UTF-8"),
+        (b"{[1]: 2}", "a key should be one word"),
+        (b"- 1", "should hold options and their values, as in `target: 20`"),
+    ],
+    ids=["bomb", "deep", "loop", "long", "latin-1", "key", "list"],
+)
+def test_config_files_out_of_bounds(content: bytes, message: str, tmp_path: Path, capsys: Capture) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_bytes(content)
+    assert message in refused(capsys, "run", "--out", tmp_path / "run", "--config", config)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["plan", "--target=1000000000000"], "target should be at most 2,147,483,647 images, got 1,000,000,000,000"),
+        (["plan", "--target=100000000"], "asks for 199,999,991 images, expected at most 50,000,000 in one plan"),
+        (["plan", "--synthesis.seed=9223372036854775808"], "seed should be at most 9223372036854775807 (2^63 - 1)"),
+        (["train", "--train.seed=99999999999999999999"], "seed should be at most 9223372036854775807 (2^63 - 1)"),
+        (["fit-generator", "--seed=99999999999999999999"], "seed should be at most 9223372036854775807 (2^63 - 1)"),
+        (["train", "--train.image-size=100000"], "image_size should be within 1..4096 pixels, got 100000"),
+        (["fit-generator", "--image-size=100000"], "image_size should be within 1..4096 pixels, got 100000"),
+        (["grid", "--seeds=1,2", "--synthesis.seed=3"], "seeds are an axis of the grid, [1, 2]; give it with --seeds"),
+    ],
+)
+def test_numbers_out_of_bounds(
+    argv: list[str], message: str, pets: Path, generator: str, tmp_path: Path, capsys: Capture
+) -> None:
+    options = [*argv[1:], *(["--generator", generator] if argv[0] == "plan" else [])]
+    assert message in refused(capsys, argv[0], pets, "--out", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--real.method=balanced_softmax"],
+            "real.method is 'balanced_softmax', but each arm of real images has its own",
+        ),
+        (
+            ["--synthesis.criterion=loss"],
+            "synthesis.criterion is loss, but no arm uses it (image_text: unguided, feedback_entropy: entropy)",
+        ),
+        (
+            ["--synthesis.conditioning=text", "--arms=erm,image_text"],
+            "synthesis.conditioning is text, but no arm uses it (image_text: image+text); leave it out, or name other",
+        ),
+        (
+            ["--synthesis.feedback-scale=0.1", "--arms=erm,text,image_text"],
+            "synthesis.feedback_scale is 0.1, but no arm",
+        ),
+    ],
+)
+def test_settings_that_every_arm_replaces(
+    options: list[str], message: str, pets: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    assert message in refused(capsys, "run", "--data", pets, "--out", tmp_path / "run", *options)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -379,7 +457,142 @@ def test_folders_that_hold_something_else(pets: Path, plan: Path, tmp_path: Path
 
 def test_a_plan_where_a_folder_is(pets: Path, generator: str, capsys: Capture) -> None:
     printed = refused(capsys, "plan", pets, "--out", pets, "--generator", generator, *QUICK)
-    assert f"error: {pets}: Is a directory; check the path" in printed
+    assert f"error: {pets} is a folder, and the result is a file; give its name as well" in printed
+
+
+# --- where results go
+
+
+def test_a_place_that_can_not_be_written_is_found_before_the_work(
+    pets: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr("tailsmith.stages.load", lambda *_, **__: pytest.fail("began to work"))
+    (tmp_path / "notes.txt").write_text("precious")
+    classifier = save_classifier(tmp_path / "classifier", "cat", "dog")
+    before = sorted(tmp_path.rglob("*"))
+    for place, reason in ((tmp_path / "notes.txt" / "x", "is a file"), (tmp_path / ("x" * 300), "File name too long")):
+        for argv in (
+            ["train", pets, "--out", place],
+            ["plan", pets, "--out", place],
+            ["synthesize", plan, "--data", pets, "--out", place],
+            ["run", "--data", pets, "--out", place],
+            ["demo", "--out", place],
+            ["demo", "--write-data", place],
+            ["fit-generator", pets, "--out", place],
+            ["grid", pets, "--classifier", classifier, "--out", place],
+            ["evaluate", classifier, "--data", pets, "--json", place],
+            ["reproduce", "fashion-lt", "--out", place, "--results", tmp_path / "r.json"],
+            ["reproduce", "fashion-lt", "--out", tmp_path / "r", "--results", place],
+        ):
+            assert main([str(each) for each in argv]) == 2
+            printed = capsys.readouterr().err
+            assert reason in printed and len(printed.splitlines()) <= 2, printed
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_where_one_may_not_write(pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may write everywhere, so the system's answer is made up."""
+
+    def denied(self: Path, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "touch", denied)
+    with pytest.raises(ValueError, match=f"clf can't be written: Permission denied in {tmp_path}; choose another"):
+        check_folder(tmp_path / "clf")
+
+
+def test_weights_that_one_may_not_read_are_not_said_to_be_absent(
+    pets: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = save_classifier(tmp_path / "classifier", "cat", "dog")
+
+    def denied(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("tailsmith.classification.saved.check_readable", denied)
+    line = refused(capsys, "evaluate", classifier, "--data", pets)
+    assert f"{classifier / 'model.safetensors'}: Permission denied; check the path and its permissions" in line
+
+
+@pytest.mark.parametrize("place", ["clf", "train/clf", "train/cat/clf", "."])
+def test_results_among_the_images_are_refused(
+    place: str, pets: Path, plan: Path, generator: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = save_classifier(pets.parent / "classifier", "cat", "dog")
+    before = sorted(pets.rglob("*"))
+    monkeypatch.chdir(pets)
+    for argv in (
+        ["train", ".", "--out", place],
+        ["run", "--data", ".", "--out", place],
+        ["synthesize", plan, "--data", pets, "--out", place],
+        ["fit-generator", ".", "--out", place],
+        ["grid", pets, "--classifier", classifier, "--out", place],
+    ):
+        line = refused(capsys, *argv)
+        assert f"{place} lies in the data folder" in line and "use a place outside, as in ../" in line
+    if place != ".":
+        line = refused(capsys, "plan", ".", "--out", f"{place}/plan.parquet", "--generator", generator)
+        assert "plan.parquet lies in the data folder" in line
+    assert sorted(pets.rglob("*")) == before
+
+
+def test_results_beside_class_folders_or_listed_images_are_fine(pets: Path, tmp_path: Path) -> None:
+    check_file(pets / "plan.parquet", str(pets))
+    check_folder(pets / ".results" / "run", str(pets))
+    check_folder(tmp_path / "petshop", str(pets))
+    (pets / "metadata.csv").write_text("path,label\n")
+    check_folder(pets / "run", str(pets))
+
+
+def test_only_plans_for_the_same_data_are_replaced(pets: Path, generator: str, tmp_path: Path, capsys: Capture) -> None:
+    from tailsmith.data.readers import read_unchecked
+    from tailsmith.data.writers import write_parquet
+
+    mine, other, out = tmp_path / "mine.parquet", tmp_path / "other.parquet", tmp_path / "plan.parquet"
+    write_parquet(read_unchecked(pets), mine)
+    shutil.copy(mine, other)
+    kept = mine.read_bytes()
+    planning = ["plan", mine, "--generator", generator, *QUICK, "--out"]
+    for overwrite in ([], ["--overwrite"]):
+        assert f"{mine} is the data set itself" in refused(capsys, *planning, mine, *overwrite)
+    assert f"{other} exists and is no plan; use another --out, or --overwrite" in refused(capsys, *planning, other)
+    assert mine.read_bytes() == other.read_bytes() == kept
+    for _ in range(2):
+        assert main([str(each) for each in (*planning, out)]) == 0
+    assert main([str(each) for each in (*planning, other, "--overwrite")]) == 0
+    write_folder(tmp_path / "birds", {"train": {"owl": 3, "jay": 2}, "val": {"owl": 1}, "test": {"owl": 1}})
+    capsys.readouterr()
+    line = refused(capsys, "plan", tmp_path / "birds", "--generator", generator, "--out", out)
+    assert f"{out} is a plan for other data, 'pets'; use another --out, or --overwrite" in line
+
+
+def test_files_that_are_not_ours_are_not_replaced(pets: Path, tmp_path: Path, capsys: Capture) -> None:
+    classifier = save_classifier(tmp_path / "classifier", "cat", "dog")
+    mine = tmp_path / "mine.json"
+    for content in ('{"my": "notes"}', "[1]", "no JSON"):
+        mine.write_text(content)
+        (tmp_path / "grid").mkdir(exist_ok=True)
+        (tmp_path / "grid" / "grid.json").write_text(content)
+        for argv, option in (
+            (["evaluate", classifier, "--data", pets, "--json", mine], "--json"),
+            (["reproduce", "fashion-lt", "--out", tmp_path / "r", "--results", mine], "--results"),
+            (["grid", pets, "--classifier", classifier, "--out", tmp_path / "grid"], "--out"),
+        ):
+            line = refused(capsys, *argv)
+            assert f"json exists and is nothing that this command wrote; use another {option}" in line
+        assert mine.read_text() == content
+    out = tmp_path / "f"
+    out.mkdir()
+    (out / "history.json").write_text("[]")  # what a killed training leaves
+    check_classifier_folder(out, str(pets))
+    (out / "history.json").write_text('{"1066": "Hastings"}')
+    assert "holds a history.json that is not of a training of ours" in refused(capsys, "train", pets, "--out", out)
+
+
+def test_no_advice_is_to_delete_results() -> None:
+    source = Path(experiment.__file__).parent
+    texts = {path: path.read_text(encoding="utf-8") for path in source.rglob("*.py")}
+    assert [path.name for path, text in texts.items() if re.search(r"or delete|delete (it|that|them)", text)] == []
 
 
 def test_images_of_another_plan(pets: Path, plan: Path, generator: str, tmp_path: Path, capsys: Capture) -> None:
@@ -407,9 +620,11 @@ def test_a_run_directory_of_another_configuration(pets: Path, generator: str, tm
     line = refused(capsys, *argv)
     assert f"{out} holds a run of another configuration (differs in: target); use another --out" in line
     assert (out / "config.yaml").read_bytes() == before
-    line = refused(capsys, *argv[:5], "--out", pets)
-    assert f"{pets} exists and is no run directory" in line
-    assert not (pets / "config.yaml").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "x.png").touch()
+    line = refused(capsys, *argv[:5], "--out", tmp_path / "photos")
+    assert f"{tmp_path / 'photos'} exists and is no run directory" in line
+    assert [path.name for path in (tmp_path / "photos").iterdir()] == ["x.png"]
 
 
 # --- interruptions
@@ -492,10 +707,21 @@ def test_a_path_one_may_not_write(capsys: Capture, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), OSError(errno.EIO, "I/O error"), KeyError("x")])
-def test_what_is_our_fault_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_our_fault_keeps_its_traceback_and_asks_to_be_reported(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     monkeypatch.setitem(COMMANDS, "report", raising(error))
     with pytest.raises(type(error)):
         main(["report"])
+    assert "a fault of tailsmith and not yours; please report it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_out_of_memory_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.setitem(COMMANDS, "report", raising(error))
+    assert refused(capsys, "report").startswith("tailsmith: error: out of memory; give smaller images")
 
 
 def test_tracebacks_on_request(monkeypatch: pytest.MonkeyPatch) -> None:

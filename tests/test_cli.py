@@ -188,6 +188,33 @@ def test_the_config_of_a_run_directory_is_a_config_file(called: Called, tmp_path
     assert run_config(called, "--out", str(tmp_path), "--config", str(path)) == expected
 
 
+def test_keys_of_yaml_stay_as_they_are_written(called: Called, tmp_path: Path) -> None:
+    """Classes may be called 10, no, or null; YAML alone reads a number, False and None."""
+    path = tmp_path / "run.yaml"
+    path.write_text("target: {10: 20, no: 21, null: 22, 1e3: 23}\nreal: {learning_rate: 1e-3}\n")
+    config = run_config(called, "--out", str(tmp_path), "--config", str(path))
+    assert config.target == {"10": 20, "no": 21, "null": 22, "1e3": 23}
+    assert config.real.learning_rate == 0.001
+    assert run_config(called, "--out", str(tmp_path), "--target", "{no: 21}").target == {"no": 21}
+
+
+def test_names_that_a_terminal_can_not_show_stop_nothing_and_json_stays_json(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "pets.csv").write_text(
+        "path,label,split\n"
+        + "".join(
+            f"{data}/{split}/{name}/{number}.png,{label},{split}\n"
+            for split, count in (("train", 3), ("val", 2), ("test", 2))
+            for name, label in (("cat", "chât"), ("dog", "dog"))
+            for number in range(count)
+        ),
+        encoding="utf-8",
+    )
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-m", "tailsmith.cli", "inspect", str(tmp_path / "pets.csv"), "--json"]
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert list(json.loads(done.stdout.decode("utf-8"))["classes"]) == ["chât", "dog"]
+
+
 def test_print_config_comes_back_as_a_config_file(
     called: Called, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -331,11 +358,58 @@ def test_under_torchrun_only_the_first_process_writes(
         def save(self, folder: Path) -> None:
             raise AssertionError("process 1 should not write")
 
-    monkeypatch.setenv("RANK", "1")
+    ended = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: ended.append(True))
     monkeypatch.setattr(stages, "train", lambda *_, **__: Untouchable())
     assert main(["train", str(data), "--out", str(tmp_path / "f")]) == 0
-    assert not (tmp_path / "f").exists()
+    assert not (tmp_path / "f").exists() and ended
     assert capsys.readouterr().out == ""
+
+
+def test_a_variable_called_rank_keeps_no_single_process_from_writing(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert main(["train", str(data), "--out", str(tmp_path / "f"), *QUICK_TRAIN]) == 0
+    assert (tmp_path / "f" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_commands_of_one_process_are_refused_under_torchrun(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main([command, "--out", str(tmp_path / "out")]) == 2
+    assert f"tailsmith {command} works in one process, and torchrun started 2; start it without" in (
+        capsys.readouterr().err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_classifier_that_can_not_be_saved_is_kept_elsewhere(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tailsmith.classification.classifier import load_classifier
+    from tailsmith.files import os as files_os
+
+    replace = files_os.replace
+
+    def full(source: Path, target: Path) -> None:
+        if target == tmp_path / "f" / "model.safetensors":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(files_os, "replace", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert main(["train", str(data), "--out", str(tmp_path / "f"), *QUICK_TRAIN]) == 2
+    printed = capsys.readouterr().err
+    (kept,) = tmp_path.glob("tailsmith-classifier-*")
+    assert "could not be written" in printed and "disk full" in printed and f"it is kept in {kept}: move" in printed
+    assert load_classifier(kept).class_names == ("cat", "dog")
+    assert json.loads((kept / "history.json").read_text())
 
 
 def test_evaluate(trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

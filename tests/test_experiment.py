@@ -8,15 +8,21 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from folders import write_folder, write_image
+from tailsmith import stages
 from tailsmith.config import RunConfig, SynthesisConfig, TrainConfig, from_dict, to_dict
-from tailsmith.experiment import demo_config, report_run, run
+from tailsmith.experiment import demo_config, report_run, run, train_arm
 from tailsmith.files import read_json
+from tailsmith.run_directory import RunDirectory
 
 SCRIPT = """
 import sys
@@ -116,6 +122,7 @@ def test_a_generator_that_takes_text_alone_is_studied_on_text_alone(world, tmp_p
 
     tiny_sd15().save_pretrained(tmp_path / "sd15")
     config = small(world, generator=str(tmp_path / "sd15"), arms=("erm", "text"))
+    config = replace(config, synthesis=replace(config.synthesis, feedback_scale=0.03))  # no arm uses another
     with pytest.raises(ValueError, match=r"can't be conditioned on 'image\+text', only on text"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -126,6 +133,147 @@ def test_a_generator_that_takes_text_alone_is_studied_on_text_alone(world, tmp_p
 def test_another_configuration_is_refused(world, finished):
     with pytest.raises(ValueError, match=r"holds a run of another configuration \(differs in: target\)"):
         run(small(world, target=13), finished)
+
+
+def quick(world: dict[str, str], **changes: object) -> RunConfig:
+    """Two arms, few samples."""
+    synthesis = SynthesisConfig(num_inference_steps=2, shard_size=64, feedback_scale=0.0, conditioning="text")
+    return small(world, **{"arms": ("erm", "text"), "study_scales": (), "synthesis": synthesis, **changes})
+
+
+def test_data_that_changed_are_refused_with_what_changed(world, tmp_path):
+    pets = write_folder(tmp_path / "pets")
+    config = quick(world, data=str(pets))
+    run(config, tmp_path / "run")
+    for name in ("new0", "new1"):
+        write_image(pets / "test" / "dog" / f"{name}.png", np.random.default_rng(len(name)).uniform(0, 255, (9, 9, 3)))
+    write_image(pets / "test" / "dog" / "new1.png", np.zeros((7, 7, 3)))
+    write_image(pets / "val" / "dog" / "0.png", np.zeros((8, 8, 3)))
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    changed = (
+        r"run holds a run on the data as they were: since then 2 images were added to test \(first: test/dog/new0"
+        r".png\), 1 image has other contents \(first: val/dog/0.png\); use another --out"
+    )
+    with pytest.raises(ValueError, match=changed):
+        run(config, tmp_path / "run")
+    with pytest.raises(ValueError, match=changed):
+        report_run(tmp_path / "run", str(pets))
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_report_needs_no_data_and_says_what_was_trained_on(world, tmp_path):
+    pets = write_folder(
+        tmp_path / "pets",
+        {"train": {"cat": 6, "dog": 3}, "val": {"cat": 2, "dog": 2}, "test": {"cat": 2, "dog": 2}},
+        120,
+    )
+    report = run(quick(world, data=str(pets)), tmp_path / "run")
+    first = report.read_text(encoding="utf-8")
+    write_folder(pets, {"train": {"cat": 6, "dog": 30}})  # what came later is nothing that was trained on
+    assert report_run(tmp_path / "run").read_text(encoding="utf-8") == first
+    assert "also trained on 15 synthetic images" in first  # 12 - 6 cats and 12 - 3 dogs
+    shutil.rmtree(pets)
+    assert report_run(tmp_path / "run").read_text(encoding="utf-8") == first
+    pictures = [Image.open(path) for path in sorted((tmp_path / "run" / "pictures").glob("*.png"))]
+    assert [picture.size for picture in pictures] == [(96, 96)] * 9
+
+
+def test_moved_data_are_the_same_data(world, tmp_path):
+    pets = write_folder(tmp_path / "pets")
+    config = quick(world, data=str(pets))
+    run(config, tmp_path / "run")
+    shutil.move(pets, tmp_path / "animals")
+    moved = str(tmp_path / "animals")
+    before = (tmp_path / "run" / "arms" / "text" / "synthetic" / "plan.parquet").read_bytes()
+    run(replace(config, data=f"{moved}/"), tmp_path / "run")
+    assert RunDirectory(tmp_path / "run").config().data == f"{moved}/"
+    assert report_run(tmp_path / "run", moved).is_file()
+    assert RunDirectory(tmp_path / "run").config().data == moved
+    assert (tmp_path / "run" / "arms" / "text" / "synthetic" / "plan.parquet").read_bytes() == before
+
+
+def test_a_run_that_kept_no_fingerprint_goes_on_where_its_data_still_lie(world, tmp_path):
+    """As versions before this file left it."""
+    config = quick(world)
+    RunDirectory.claim(tmp_path / "run", config, "tailsmith run")
+    (tmp_path / "run" / "command.json").unlink()  # killed after config.yaml, as it then was
+    dataset = stages.load(world["data"])
+    with pytest.raises(ValueError, match=r"differs in: data\), and no data.parquet that could tell"):
+        RunDirectory.claim(tmp_path / "run", replace(config, data="elsewhere"), "tailsmith run", dataset)
+    directory = RunDirectory.claim(tmp_path / "run", config, "tailsmith run again", dataset)
+    assert directory.command()["command"] == "tailsmith run again"
+    assert (tmp_path / "run" / "data.parquet").is_file()
+
+
+CLAIM = """
+import sys
+from pathlib import Path
+from tailsmith import files
+from tailsmith.config import RunConfig
+from tailsmith.run_directory import RunDirectory
+import os, signal
+replace = files.os.replace
+def die(source, target):
+    if sys.argv[2] == "before" and str(target).endswith(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+    if sys.argv[2] == "after" and str(target).endswith(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+files.os.replace = die
+RunDirectory.claim(Path(sys.argv[1]), RunConfig(), "killed")
+"""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("name", ["command.json", "config.yaml"])
+def test_a_claim_that_was_killed_can_be_made_again(when, name, tmp_path):
+    out = tmp_path / "run"
+    killed = subprocess.run([sys.executable, "-c", CLAIM, str(out), when, name], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    for _ in range(2):
+        directory = RunDirectory.claim(out, RunConfig(), "again")
+    assert directory.config() == RunConfig() and directory.command()["command"] in ("again", "killed")
+    assert {path.name for path in out.iterdir()} == {".tailsmith-lock", "command.json", "config.yaml"}
+
+
+def test_a_folder_with_a_file_of_a_name_that_a_run_has_is_not_claimed(tmp_path):
+    (tmp_path / "data.parquet").write_text("precious")
+    with pytest.raises(ValueError, match="exists and is no run directory"):
+        RunDirectory.claim(tmp_path, RunConfig(), "")
+    assert [path.name for path in tmp_path.iterdir()] == ["data.parquet"]
+
+
+def test_text_of_a_run_is_utf8_whatever_the_locale(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from tailsmith.config import RunConfig; "
+        "from tailsmith.run_directory import RunDirectory\n"
+        "config = RunConfig(data='caf\\u00e9')\n"
+        "for _ in range(2): directory = RunDirectory.claim(Path(sys.argv[1]), config, 'caf\\u00e9')\n"
+        "assert directory.config().data in directory.config_text() and directory.config().data == 'caf\\u00e9'"
+    )
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")], env=environment, check=True)
+    assert "café" in (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
+
+
+def test_one_process_trains_and_the_other_waits_and_takes_its_classifier(world, tmp_path, caplog):
+    """Two threads are to a lock of open files what two processes are."""
+    config, dataset = quick(world, arms=("erm",)), stages.load(world["data"])
+    directory = RunDirectory.claim(tmp_path / "run", config, "", dataset)
+    trained = []
+    train = stages.train
+
+    def slowly(*arguments: object, **options: object) -> object:
+        trained.append(1)
+        time.sleep(0.5)
+        return train(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(stages, "train", slowly)
+        ours = [pool.submit(train_arm, directory, config, dataset, "erm", None) for _ in range(2)]
+        assert ours[0].result().sha256() == ours[1].result().sha256()
+    assert len(trained) == 1
+    assert "another process trains a classifier; waiting for it" in caplog.text
 
 
 def test_a_folder_that_is_no_run_is_refused(world, tmp_path):

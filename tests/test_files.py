@@ -5,12 +5,25 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tailsmith.files import read_json, sha256_file, sha256_folder, write_atomically, write_json
+from tailsmith.files import (
+    is_temporary,
+    read_json,
+    remove_leftovers,
+    sha256_file,
+    sha256_folder,
+    write_atomically,
+    write_json,
+    write_text,
+)
 
 
 def test_write_replaces_the_old_file_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -59,6 +72,58 @@ def test_a_full_disk_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_have_the_mode_that_the_umask_gives_whatever_wrote_them(tmp_path: Path) -> None:
+    """safetensors writes 0600, which a colleague of the group can't read."""
+
+    def write(temporary: Path) -> None:
+        temporary.unlink(missing_ok=True)  # as a library may
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600)
+        os.close(descriptor)
+
+    before = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "weights", write)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights").stat().st_mode & 0o777 == 0o640
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from tailsmith.files import write_atomically
+write_atomically(Path(sys.argv[1]), lambda temporary: os.kill(os.getpid(), 9))
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "arms"
+    subprocess.run([sys.executable, "-c", KILLED, str(folder / "x.json")], check=False)
+    (left,) = folder.iterdir()
+    assert is_temporary(left)
+    ancient, recent, foreign = (
+        folder / f".x.json.{name}.tmp" for name in ("0123456789ab", "elsewhere+1+01234567", "x")
+    )
+    for path in (ancient, recent, foreign):
+        path.touch()
+    os.utime(ancient, times=(time.time() - 90_000,) * 2)
+    seen: list[bool] = []
+
+    def write(temporary: Path) -> None:
+        _write(temporary, "half")
+        remove_leftovers(tmp_path)
+        seen.append(temporary.exists())
+
+    write_atomically(folder / "y.json", write)
+    assert seen == [True]
+    assert {each.name for each in folder.iterdir()} == {"y.json", recent.name, foreign.name}
+
+
+def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    write_text(tmp_path / ("é" * 127), "x")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_really_full_device_says_so(tmp_path: Path) -> None:
     def write(temporary: Path) -> None:
@@ -98,6 +163,11 @@ def test_json_is_standard_and_comes_back(tmp_path: Path) -> None:
         "3": None,
         "yes": True,
     }
+
+
+def test_bytes_of_a_file_name_that_are_no_utf8_come_back_from_json(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"path": "caf\udce9"})
+    assert read_json(tmp_path / "x.json") == {"path": "caf\udce9"}
 
 
 def test_file_hash(tmp_path: Path) -> None:

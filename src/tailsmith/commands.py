@@ -6,7 +6,6 @@ a whole experiment are in run_commands.py.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from tailsmith.config import FitGeneratorConfig, SynthesisConfig, TrainConfig
@@ -83,14 +82,18 @@ def plan(
     max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
     dry_run: bool = False,  # print counts and cost, write nothing
+    overwrite: bool = False,  # replace --out, whatever it holds
 ) -> None:
     """Write down one request per image that each class or group lacks; generates nothing."""
     from tailsmith import stages
     from tailsmith.classification.classifier import load_classifier
+    from tailsmith.outputs import check_plan_file, check_plan_of
     from tailsmith.planning import published_requests, to_add
     from tailsmith.recipe import data_of, read_recipe
     from tailsmith.synthesis.cost import cost
 
+    if not dry_run:
+        check_plan_file(out, data, overwrite)
     guide = load_classifier(classifier) if classifier else None
     if dry_run and recipe is not None and not data:
         benchmark = read_recipe(recipe).benchmark
@@ -100,6 +103,8 @@ def plan(
         dataset = stages.load(
             data_of(recipe, data), skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels
         )
+        if not dry_run:
+            check_plan_of(out, dataset, overwrite)
         made = stages.plan(dataset, target, per=per, config=synthesis, generator=generator, classifier=guide)
         requests, lacking = len(made), to_add(dataset, target, per)
     spent = cost(requests, generator, seconds_per_image, synthesis)
@@ -127,22 +132,23 @@ def train(
     import torch
 
     from tailsmith import devices, stages
+    from tailsmith.outputs import HISTORY, check_classifier_folder, save_trained
     from tailsmith.synthesis.shards import finished_images
 
     devices.use(device)
-    if (out / "config.json").exists():
-        raise ValueError(f"{out} holds a classifier already; use another --out, or delete it to train again")
+    check_classifier_folder(out, data)
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     extra = finished_images(synthetic, dataset) if synthetic else None
+    first = True
     try:
         classifier = stages.train(dataset, extra, train, augmentation=augmentation)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            first = torch.distributed.get_rank() == 0
             torch.distributed.destroy_process_group()
-    if int(os.environ.get("RANK", "0")) > 0:  # torchrun numbers its processes; the first one speaks for all
+    if not first:  # the first process speaks for all
         return
-    write_json(out / "history.json", classifier.history)
-    classifier.save(out)
+    save_trained(classifier, out, out / HISTORY)
     over = "images" if train.select_by == "image_mean" else "classes"
     print(f"Validation accuracy (mean over {over}): {best_validation(classifier.history)}")
     print(f"Classifier: {out}")
@@ -165,6 +171,7 @@ def synthesize(
     """Make the images of a plan, shard by shard; the same command again goes on where it stopped."""
     from tailsmith import devices, stages
     from tailsmith.classification.classifier import load_classifier, on_accelerator
+    from tailsmith.outputs import check_folder
     from tailsmith.planning import with_dtype
     from tailsmith.synthesis.requests import Plan
     from tailsmith.synthesis.shards import chosen_shards, rendered
@@ -172,6 +179,7 @@ def synthesize(
     devices.use(device)
     if batch_size < 1:
         raise ValueError(f"batch_size should be at least 1, got {batch_size}")
+    check_folder(out, data)
     requests = Plan.read(plan) if dtype is None else with_dtype(Plan.read(plan), dtype)
     devices.chosen_dtype(requests.meta["synthesis"].get("dtype", "fp32"))
     chosen = requests.shards if shards is None else chosen_shards(str(shards), requests.shards)
@@ -195,8 +203,13 @@ def evaluate(
     """Accuracy on real images: overall, per shot, class and group, worst group, each with n and interval."""
     from tailsmith import devices, stages
     from tailsmith.classification.classifier import load_classifier, on_accelerator
+    from tailsmith.outputs import check_json_file
 
     devices.use(device)
+    if split not in ("train", "val", "test"):
+        raise ValueError(f"split should be one of train, val, test, got {split!r}")
+    if json is not None:
+        check_json_file(json, ("overall", "classes"), "--json")
     trained = on_accelerator(load_classifier(classifier))
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     table = stages.evaluate(trained, dataset, split)
@@ -217,9 +230,11 @@ def fit_generator(
 ) -> None:
     """Train a small unCLIP diffusion model on a dataset; the same command again goes on."""
     from tailsmith import devices, stages
+    from tailsmith.outputs import check_folder
     from tailsmith.synthesis.fit_generator.recipe import fit_generator
 
     devices.use(device)
+    check_folder(out, data)
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     folder = fit_generator(dataset, out, config)
     print(f"Generator: {folder} (use it with --generator {folder})")

@@ -8,10 +8,12 @@ from typing import Any, get_args, get_type_hints
 
 from tailsmith.classification.train_config import (
     MOST,
+    MOST_PIXELS,
     StageTwoConfig,
     TrainConfig,
     check_above_zero,
     check_not_negative,
+    check_seed,
     check_whole,
 )
 
@@ -56,6 +58,9 @@ class SynthesisConfig:
     shard_size: int = 256
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
 
 @dataclass(frozen=True)
 class StageConfig:
@@ -99,6 +104,11 @@ class FitGeneratorConfig:
     kl_weight: float = 1e-3
     bf16: bool | None = None  # autocast; None = where the device has bf16 arithmetic
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if not 1 <= self.image_size <= MOST_PIXELS:
+            raise ValueError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {self.image_size}")
 
 
 # What a run can compare. Each arm is trained and tested alike; the guiding classifier is the arm "erm".
@@ -171,6 +181,27 @@ class RunConfig:
             raise ValueError(f"per should be 'class' or 'group', got {self.per!r}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size should be at least 1, got {self.batch_size}")
+
+
+def check_settled(config: RunConfig) -> None:
+    """ValueError for a value of one's own that every arm replaces with its own: it would be without effect."""
+    if config.real.method != TrainConfig().method:
+        raise ValueError(
+            f"real.method is {config.real.method!r}, but each arm of real images has its own (erm, balanced_softmax): "
+            "leave it out and name the arms with --arms; arms with synthetic images have mixed.method"
+        )
+    changes = {arm: ARMS[arm]["synthesis"] for arm in config.arms if ARMS[arm]["synthesis"] is not None}
+    for name in ("conditioning", "criterion", "feedback_scale"):
+        given = getattr(config.synthesis, name)
+        own = {arm: changed.get(name, given) for arm, changed in changes.items()}
+        if name == "criterion":
+            guided = {arm for arm, changed in changes.items() if changed.get("feedback_scale", 1.0) > 0}
+            own = {arm: value if arm in guided else "unguided" for arm, value in own.items()}
+        if own and given != getattr(SynthesisConfig(), name) and given not in own.values():
+            said = ", ".join(f"{arm}: {value}" for arm, value in own.items())
+            raise ValueError(
+                f"synthesis.{name} is {given}, but no arm uses it ({said}); leave it out, or name other --arms"
+            )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -6,16 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tailsmith import stages
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.training import check_train_config, untrained_classifier
-from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, from_dict
+from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, check_settled
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.devices import chosen_dtype
 from tailsmith.files import read_json, write_json
+from tailsmith.outputs import check_folder, save_trained
+from tailsmith.run_data import keep_data
 from tailsmith.run_directory import RunDirectory, environment
 from tailsmith.run_report import write_run_report
 from tailsmith.sample_study import Study, study_samples
@@ -33,9 +33,13 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     wrong with the data or the configuration before any work starts.
     """
     dtype = chosen_dtype(config.synthesis.dtype)
+    check_settled(config)
+    check_folder(Path(out), config.data)
+    RunDirectory(Path(out)).check(config)  # before a look at every image
     dataset = _load(config)
     _check(config, dataset)
-    directory = RunDirectory.claim(Path(out), config, command)
+    directory = RunDirectory.claim(Path(out), config, command, dataset)
+    dataset = keep_data(directory, config.per, dataset)
 
     # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
     guide = train_arm(directory, config, dataset, "erm", None)
@@ -52,7 +56,7 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
         train_arm(directory, config, dataset, arm, synthetic)
 
     # 5. What it bought, and what the samples are like.
-    with directory.timed("study samples"):
+    with directory.exclusive("studies the samples"), directory.timed("study samples"):
         pipe = pipe or load_hashed(config.generator, dtype=dtype)
         study = study_samples(Study(directory, config, dataset, guide, pipe))
     write_json(directory.path / "samples.json", study)
@@ -60,17 +64,23 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     return report_run(directory.path)
 
 
-def report_run(out: Path) -> Path:
-    """Render the report of a run directory again, from what lies in it."""
+def report_run(out: Path, data: str | None = None) -> Path:
+    """Render the report of a run directory again, from what lies in it.
+
+    `data` names the run's data where they lie now: they are held to the run, and its pictures made anew.
+    """
     directory = RunDirectory.open(Path(out))
-    config: RunConfig = from_dict(RunConfig, yaml.safe_load(directory.config_text()))
+    config = directory.config()
     missing = [arm for arm in config.arms if directory.evaluation(arm) is None]
     if missing or not (directory.path / "samples.json").exists():
         raise ValueError(
             f"{out} is not finished (no result of {missing or 'the sample study'}); run the same command again"
         )
-    dataset = _load(config)
-    return write_run_report(directory, config, dataset, read_json(directory.path / "samples.json"))
+    if data is not None:
+        dataset = _load(replace(config, data=data))
+        directory = RunDirectory.claim(directory.path, replace(config, data=data), "", dataset)
+        keep_data(directory, config.per, dataset)
+    return write_run_report(directory, config, read_json(directory.path / "samples.json"))
 
 
 def arm_synthesis(config: RunConfig, arm: str) -> SynthesisConfig:
@@ -133,7 +143,18 @@ def synthesize_arm(
 def train_arm(
     directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, synthetic: Dataset | None
 ) -> Classifier:
-    """Train and test one arm unless it is there already: once, or the best of a search and then over seeds."""
+    """Train and test one arm unless it is there already; of several processes in a run directory one does."""
+    classifier = directory.classifier(arm) if directory.evaluation(arm) is not None else None
+    if classifier is not None:
+        return classifier
+    with directory.exclusive("trains a classifier"):
+        return _train_arm(directory, config, dataset, arm, synthetic)
+
+
+def _train_arm(
+    directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, synthetic: Dataset | None
+) -> Classifier:
+    """Once, or the best of a search and then over seeds."""
     folder, training = directory.arm(arm), train_config(config, arm)
 
     def fit(settings: TrainConfig, what: str = "") -> Classifier:
@@ -150,8 +171,7 @@ def train_arm(
                 classifier = fit(training)
             else:
                 classifier = best_of_trials(config.search, training, fit, folder / "search")
-        write_json(folder / "history.json", classifier.history)
-        classifier.save(folder / "classifier")
+        save_trained(classifier, folder / "classifier", folder / "history.json")
     if directory.evaluation(arm) is None:
         table = evaluate(classifier)
         if config.search is not None:

@@ -7,8 +7,10 @@ import hashlib
 import json
 import math
 import os
+import platform
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Left as they are by `json`, and a terminal acts on them or UTF-8 can't hold them: controls, halves of surrogate pairs.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_TEMPORARY = re.compile(r"\..+\.((?P<host>[\w-]*)\+(?P<process>\d+)\+)?[0-9a-f]{8,12}\.tmp")
+_FORGOTTEN = 24 * 3600  # seconds: a temporary file of a machine that can't be asked, and this old, has no writer
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -26,9 +30,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    temporary = _temporary(path)
     try:
+        temporary.touch()  # asks the umask, and the folder, for the mode that others' files have here
+        mode = temporary.stat().st_mode
         write(temporary)
+        temporary.chmod(mode)  # some libraries write for their user's eyes only
         _flush(temporary)
         os.replace(temporary, path)
     except OSError as error:
@@ -41,10 +48,51 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     _flush(path.parent)
 
 
+def check_writable(path: Path) -> None:
+    """ValueError unless a file or folder of this name can be made, or filled; leaves nothing behind."""
+    path = Path(path).absolute()
+    folder = next(each for each in (path, *path.parents) if each.exists())
+    if not folder.is_dir():
+        if folder != path:
+            raise ValueError(f"{path} can't be written: {folder} is a file and no folder; choose another place")
+        folder = folder.parent
+    probe = _temporary(folder / "probe")
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ValueError(
+            f"{path} can't be written: {reason} in {folder}; choose another place, or change the permissions"
+        ) from error
+
+
+def check_readable(path: Path) -> None:
+    """OSError with its reason, "Permission denied", for a file that libraries would say doesn't exist."""
+    with open(path, "rb"):
+        pass
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether `write_atomically` made the file, here or elsewhere: one that stayed is of a process that was killed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files below whose writer is dead; those of living processes stay."""
+    for each in Path(folder).rglob(".*.tmp"):
+        if is_temporary(each) and not _has_writer(each):
+            each.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """As UTF-8, atomically; bytes of a file name that are no UTF-8 become escapes, which JSON and YAML read back."""
+    write_atomically(path, lambda temporary: _write_text(temporary, text))
+
+
 def write_json(path: Path, value: Any) -> None:
     """What `to_json` makes of a value, atomically."""
-    text = to_json(value) + "\n"
-    write_atomically(path, lambda temporary: _write_text(temporary, text))
+    write_text(path, to_json(value) + "\n")
 
 
 def to_json(value: Any) -> str:
@@ -75,7 +123,40 @@ def sha256_folder(folder: Path) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+def _temporary(path: Path) -> Path:
+    """A name beside `path` that says who writes it."""
+    return path.with_name(f".{path.name[:40]}.{_host()}+{os.getpid()}+{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "-", platform.node())[:64]
+
+
+def _has_writer(temporary: Path) -> bool:
+    """True where it can't be told: another machine's file of the last day."""
+    found = _TEMPORARY.fullmatch(temporary.name)
+    assert found is not None
+    if found["process"] is not None and found["host"] == _host():
+        return _is_alive(int(found["process"]))
+    try:
+        return time.time() - temporary.stat().st_mtime < _FORGOTTEN
+    except OSError:  # it is gone
+        return True
+
+
+def _is_alive(process: int) -> bool:
+    if os.name == "nt":  # there, signal 0 would be Ctrl-C
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _is_hidden(relative: Path) -> bool:

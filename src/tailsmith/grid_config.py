@@ -28,6 +28,16 @@ class GridConfig:
     def __post_init__(self) -> None:
         if self.per not in ("class", "group"):
             raise ValueError(f"per should be 'class' or 'group', got {self.per!r}")
+        if self.synthesis.seed not in (0, *self.seeds):
+            raise ValueError(
+                f"synthesis.seed is {self.synthesis.seed}, but seeds are an axis of the grid, {list(self.seeds)}; give "
+                "it with --seeds"
+            )
+        if self.num_inference_steps and self.synthesis.num_inference_steps not in (None, self.num_inference_steps):
+            raise ValueError(
+                f"num_inference_steps is {self.num_inference_steps} and synthesis.num_inference_steps "
+                f"{self.synthesis.num_inference_steps}; give one of them"
+            )
 
     @property
     def base(self) -> SynthesisConfig:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tailsmith import stages
 from tailsmith.config import SynthesisConfig, to_dict
+from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.grid_config import GridConfig
 from tailsmith.report.grid_cells import Axes, Place
@@ -60,7 +61,8 @@ def request_id(place: Place) -> str:
 def grid_axes(dataset: Dataset, config: GridConfig) -> Axes:
     """The axes of a configuration, numbers ascending; ValueError for an empty one, a step twice, an unknown name."""
     known = _names(dataset, config.per)
-    rare = tuple(known[index] for index in rarest(dataset, config.per)[:CLASSES])
+    counts = group_counts(dataset) if config.per == "group" else class_counts(dataset)
+    rare = tuple(known[index] for index in rarest(counts)[:CLASSES])
     steps = {
         "classes": rare if config.classes is None else tuple(config.classes),
         "seeds": tuple(sorted(config.seeds)),

@@ -13,9 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from tailsmith.config import RunConfig, from_dict
+from tailsmith.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from tailsmith.data.benchmarks import Benchmark
@@ -87,10 +86,7 @@ def _content(name: str) -> dict[str, Any]:
     path = Path(name).expanduser() if name.endswith(SUFFIXES) else _folder() / f"{name}.yaml"
     if not path.is_file():
         raise ValueError(f"unknown recipe {name!r}: expected one of {', '.join(known_recipes())}, or a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {path} is not a YAML file: {' '.join(str(error).split())}") from error
+    content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
         raise ValueError(f"recipe {path} should hold the keys of a run and 'benchmark', got {type(content).__name__}")
     return content

@@ -25,7 +25,9 @@ def demo(
         raise ValueError(f"task should be one of {', '.join(TASKS)}, got {task!r}")
     if write_data is not None:
         from tailsmith.data.writers import write_image_folder
+        from tailsmith.outputs import check_folder
 
+        check_folder(write_data)
         dataset = load_embedded(task)
         write_image_folder(dataset, write_data)
         print(f"{task}: {len(dataset):,} images in {write_data}/SPLIT/CLASS/*.png")
@@ -62,11 +64,15 @@ def run(
 
 def report(
     directory: Path,  # a run directory
+    *,
+    data: str | None = None,  # its data, where they lie now: checks them and takes new pictures; not needed
 ) -> None:
-    """Render the report of a run directory again."""
+    """Render the report of a run directory again, from what lies in it."""
     from tailsmith.experiment import report_run
+    from tailsmith.outputs import check_folder
 
-    print(f"Report: {report_run(directory)}")
+    check_folder(directory)
+    print(f"Report: {report_run(directory, data)}")
 
 
 def reproduce(
@@ -80,6 +86,7 @@ def reproduce(
 ) -> None:
     """Repeat the embedded experiments over seeds; again, it goes on."""
     from tailsmith import devices
+    from tailsmith.outputs import check_folder, check_json_file
     from tailsmith.reproduction.fashion import reproduce
     from tailsmith.reproduction.sweep import sweep
     from tailsmith.reproduction.tables import COLUMNS, markdown_table
@@ -87,6 +94,8 @@ def reproduce(
     if experiment not in (known := (*COLUMNS, "feedback-sweep")):
         raise ValueError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
     devices.use(device)
+    check_folder(out)
+    check_json_file(results, ("command", "rows"), "--results")
     if experiment == "feedback-sweep":
         for seed in seeds:
             sweep(out, results, seed, command)
@@ -116,9 +125,12 @@ def grid(
     from tailsmith import devices, stages
     from tailsmith.classification.classifier import load_classifier, on_accelerator
     from tailsmith.grid import draw_grids
+    from tailsmith.outputs import check_folder, check_json_file
 
     devices.use(device)
     devices.chosen_dtype(config.synthesis.dtype)
+    check_folder(out, data)
+    check_json_file(out / "grid.json", ("axes", "cells"), "--out")
     judge = on_accelerator(load_classifier(classifier))
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     drawn = draw_grids(dataset, judge, out, config, generator=generator, batch_size=batch_size, command=command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -14,9 +14,14 @@ from typing import Any
 import yaml
 
 from tailsmith.classification.classifier import Classifier, load_classifier, on_accelerator
-from tailsmith.config import RunConfig, to_dict
-from tailsmith.files import read_json, write_atomically, write_json
+from tailsmith.config import RunConfig, from_dict, to_dict
+from tailsmith.data.dataset import Dataset
+from tailsmith.data.fingerprint import Fingerprint, changes, fingerprint
+from tailsmith.files import is_temporary, read_json, remove_leftovers, write_json, write_text
+from tailsmith.locks import exclusive
+from tailsmith.yaml_files import read_yaml
 
+CONFIG, COMMAND, FINGERPRINT, LOCK = "config.yaml", "command.json", "data.parquet", ".tailsmith-lock"
 PACKAGES = ("tailsmith", "torch", "diffusers", "transformers", "timm", "accelerate", "numpy", "scikit-learn")
 
 
@@ -27,36 +32,92 @@ class RunDirectory:
     path: Path
 
     @staticmethod
-    def claim(path: Path, config: RunConfig, command: str) -> RunDirectory:
-        """Make the folder the home of this configuration, or refuse one that is another's (ValueError)."""
-        text = yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True)
-        stored = path / "config.yaml"
-        if stored.exists():
-            earlier = yaml.safe_load(stored.read_text())
-            changed = [key for key, value in yaml.safe_load(text).items() if earlier.get(key) != value]
-            if changed or earlier.keys() != to_dict(config).keys():
-                raise ValueError(
-                    f"{path} holds a run of another configuration (differs in: {', '.join(changed) or 'its keys'}); "
-                    "use another --out, or delete that folder to start again"
-                )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise ValueError(f"{path} exists and is no run directory (it has no config.yaml); use another --out")
-        else:
-            write_atomically(stored, lambda temporary: _write_text(temporary, text))
-            write_json(path / "command.json", {"command": command, "created": time.strftime("%Y-%m-%d %H:%M")})
-        return RunDirectory(path)
+    def claim(path: Path, config: RunConfig, command: str, dataset: Dataset | None = None) -> RunDirectory:
+        """Make the folder the home of this configuration and data, or refuse one that is another's (ValueError).
+
+        config.yaml is written last and makes the folder a run: what a killed claim left is replaced. A run's data may
+        have moved: their fingerprint counts, and config.yaml then follows.
+        """
+        directory = RunDirectory(path)
+        directory.check(config)
+        now = None if dataset is None else fingerprint(dataset)
+        with directory.exclusive("begins this run"):
+            directory.check(config)
+            remove_leftovers(path)
+            stored = path / FINGERPRINT
+            if directory.is_claimed and now is not None:
+                directory.check_data(config.data, now)
+            if now is not None and not (directory.is_claimed and stored.exists()):
+                now.write(stored)
+            if not (directory.is_claimed and (path / COMMAND).exists()):
+                write_json(path / COMMAND, {"command": command, "created": time.strftime("%Y-%m-%d %H:%M")})
+            if not directory.is_claimed or directory.config().data != config.data:
+                directory.write_config(config)
+        return directory
 
     @staticmethod
     def open(path: Path) -> RunDirectory:
-        if not (path / "config.yaml").is_file():
-            raise ValueError(f"{path} is no run directory: it has no config.yaml; make one with `tailsmith run`")
-        return RunDirectory(path)
+        directory = RunDirectory(path)
+        if not directory.is_claimed:
+            raise ValueError(f"{path} is no run directory: it has no {CONFIG}; make one with `tailsmith run`")
+        return directory
+
+    @property
+    def is_claimed(self) -> bool:
+        return (self.path / CONFIG).is_file()
+
+    def check(self, config: RunConfig) -> None:
+        """ValueError for a folder that is no run's, or of another configuration in anything but the data."""
+        if self.is_claimed:
+            earlier, wanted = to_dict(self.config()), to_dict(config)
+            changed = [key for key in wanted if key != "data" and earlier[key] != wanted[key]]
+            if changed:
+                raise ValueError(
+                    f"{self.path} holds a run of another configuration (differs in: {', '.join(changed)}); "
+                    "use another --out"
+                )
+        elif self.path.exists() and (not self.path.is_dir() or not self._is_free()):
+            raise ValueError(f"{self.path} exists and is no run directory (it has no {CONFIG}); use another --out")
+
+    def check_data(self, data: str, now: Fingerprint) -> None:
+        """ValueError that says what changed, for other data than the run began with; of old runs their place counts."""
+        stored = self.path / FINGERPRINT
+        if not stored.exists():
+            if self.config().data != data:
+                raise ValueError(
+                    f"{self.path} holds a run of another configuration (differs in: data), and no {FINGERPRINT} that "
+                    "could tell whether the data have only moved; use another --out"
+                )
+        elif words := changes(Fingerprint.read(stored), now):
+            raise ValueError(
+                f"{self.path} holds a run on the data as they were: since then {words}; use another --out for a run on "
+                "the data as they are now, or bring the earlier state back"
+            )
+
+    def _is_free(self) -> bool:
+        """Nothing is in the folder, or what a killed claim left there."""
+        names = {each.name for each in self.path.iterdir() if not is_temporary(each)}
+        return names <= ({LOCK, FINGERPRINT, COMMAND} if LOCK in names else set())
+
+    def exclusive(self, what: str) -> AbstractContextManager[None]:
+        """One process at a time is in such a block; the others wait."""
+        return exclusive(self.path / LOCK, what)
+
+    def config(self) -> RunConfig:
+        content = read_yaml(self.path / CONFIG, "the configuration")
+        if not isinstance(content, dict):
+            raise ValueError(f"{self.path / CONFIG} holds no configuration; use another --out")
+        stored: RunConfig = from_dict(RunConfig, content, str(self.path / CONFIG))
+        return stored
+
+    def write_config(self, config: RunConfig) -> None:
+        write_text(self.path / CONFIG, yaml.safe_dump(to_dict(config), sort_keys=False, allow_unicode=True))
 
     def config_text(self) -> str:
-        return (self.path / "config.yaml").read_text()
+        return (self.path / CONFIG).read_text(encoding="utf-8")
 
     def command(self) -> dict[str, str]:
-        stored: dict[str, str] = read_json(self.path / "command.json")
+        stored: dict[str, str] = read_json(self.path / COMMAND)
         return stored
 
     def arm(self, name: str) -> Path:
@@ -105,7 +166,3 @@ def environment() -> dict[str, Any]:
             "accelerator": str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "none",
         },
     }
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")

@@ -9,46 +9,40 @@ import numpy as np
 from PIL import Image
 
 from tailsmith.config import ARMS, RunConfig
-from tailsmith.data.counts import class_counts, describe
 from tailsmith.data.dataset import Dataset
 from tailsmith.files import read_json, write_json
 from tailsmith.report.document import ReportData, write_report
 from tailsmith.report.gallery import GalleryRow
+from tailsmith.run_data import SHOWN, KeptData, kept_data
 from tailsmith.run_directory import RunDirectory
-from tailsmith.sample_study import rarest, settings, study_folder
+from tailsmith.sample_study import settings, study_folder
 from tailsmith.search import seed_tables
-from tailsmith.stages import missing
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
-SHOWN = 6  # images of a class in each column of the gallery
 
-
-def write_run_report(
-    directory: RunDirectory, config: RunConfig, dataset: Dataset, study: dict[str, dict[str, Any]]
-) -> Path:
-    """Write report.html, and evaluation.json with every arm's accuracies."""
+def write_run_report(directory: RunDirectory, config: RunConfig, study: dict[str, dict[str, Any]]) -> Path:
+    """Write report.html, and evaluation.json with every arm's accuracies, from what lies in the run directory."""
+    kept = kept_data(directory)
     arms = arm_tables(directory, config)
     write_json(directory.path / "evaluation.json", {"arms": arms, "samples": study})
-    write_json(directory.path / "dataset.json", describe(dataset))
     baseline, best = _baseline(config), _best(directory, config)
-    counts = class_counts(dataset)
     command = directory.command()
     data = ReportData(
-        title=f"{dataset.name or config.data}: what synthetic images bought",
+        title=f"{kept.name or config.data}: what synthetic images bought",
         command=command["command"],
         created=command["created"],
-        dataset=_dataset(dataset, counts),
-        target_counts=_targets(config, dataset, counts),
+        dataset=_dataset(kept),
+        target_counts=_trained_counts(directory, kept, best),
         arms=arms,
         baseline_arm=baseline,
         best_arm=best,
-        gallery=_gallery(directory, config, dataset),
+        gallery=_gallery(directory, config, kept),
         samples={**_trained(directory, config, study), **study},
         config_yaml=directory.config_text(),
         environment=read_json(directory.path / "environment.json"),
         timings=directory.timings(),
-        notes=_notes(config, dataset, best),
+        notes=_notes(config, kept.name, best),
     )
     return write_report(data, directory.path / "report.html")
 
@@ -77,44 +71,36 @@ def _validation(directory: RunDirectory, arm: str) -> float:
     return max((entry["validation"] for entry in history), default=0.0)
 
 
-def _dataset(dataset: Dataset, counts: Any) -> dict[str, Any]:
-    described: dict[str, Any] = {
-        "name": dataset.name,
-        "licence": dataset.licence,
-        "counts": dict(zip(dataset.class_names, counts.tolist(), strict=True)),
-    }
-    if dataset.attribute_names:
-        training = dataset.split("train")
-        of_group = np.bincount(training.groups[training.groups >= 0], minlength=len(dataset.group_names))
-        described["groups"] = dict(zip(dataset.group_names, of_group.tolist(), strict=True))
-    return described
+def _dataset(kept: KeptData) -> dict[str, Any]:
+    described = {"name": kept.name, "licence": kept.described["licence"], "counts": kept.counts}
+    return {**described, "groups": kept.group_counts} if kept.group_counts else described
 
 
-def _targets(config: RunConfig, dataset: Dataset, counts: Any) -> dict[str, int]:
-    if all(ARMS[arm]["synthesis"] is None for arm in config.arms):
+def _trained_counts(directory: RunDirectory, kept: KeptData, arm: str) -> dict[str, int]:
+    """Class -> images that the arm was trained on, by its own shards; empty for an arm of real images."""
+    folder = directory.arm(arm) / "synthetic"
+    if ARMS[arm]["synthesis"] is None:
         return {}
-    lacking = missing(dataset, config.target, config.per)
-    added = lacking if lacking.ndim == 1 else lacking.sum(axis=1)
-    return dict(zip(dataset.class_names, (counts + added).tolist(), strict=True))
+    rendered = read_shards(folder, Plan.read(folder / "plan.parquet"))
+    labels = rendered["label"].to_numpy()[~rendered["black"].to_numpy(dtype=bool)]  # black ones were left out
+    added = np.bincount(labels, minlength=len(kept.counts)).tolist()
+    return {name: count + more for (name, count), more in zip(kept.counts.items(), added, strict=True)}
 
 
-def _gallery(directory: RunDirectory, config: RunConfig, dataset: Dataset) -> list[GalleryRow]:
+def _gallery(directory: RunDirectory, config: RunConfig, kept: KeptData) -> list[GalleryRow]:
     """Rarest first; real | each conditioning alone | with the studied feedback scale nearest to the run's own."""
-    columns = _columns(config)
-    samples = {title: _samples(directory, name, dataset) for title, name in columns.items()}
+    columns, like = _columns(config), kept.without_images()
+    samples = {title: _samples(directory, name, like) for title, name in columns.items()}
+    counts = list((kept.counts if config.per == "class" else kept.group_counts).items())
     rows = []
-    for index in rarest(dataset, config.per).tolist():
-        width = len(dataset.attribute_names) if config.per == "group" else 1
+    for index in kept.rarest(config.per).tolist():
+        width = len(like.attribute_names) if config.per == "group" else 1
         label, attribute = index // width, index % width if config.per == "group" else None
-        images: dict[str, list[Image.Image]] = {"real": _pick(dataset.split("train"), label, attribute)}
+        images: dict[str, list[Image.Image]] = {"real": kept.pictures(index)}
         for title, rendered in samples.items():
             images[title] = _pick(rendered, label, attribute)
-        name = dataset.class_names[label] if attribute is None else dataset.group_names[index]
-        training = dataset.split("train")
-        chosen = training.labels == label
-        if attribute is not None:
-            chosen &= training.attributes == attribute
-        rows.append(GalleryRow(name, images, count=int(chosen.sum())))
+        name, count = counts[index]
+        rows.append(GalleryRow(name, images, count))
     return rows
 
 
@@ -133,9 +119,9 @@ def _columns(config: RunConfig) -> dict[str, str]:
     return columns
 
 
-def _samples(directory: RunDirectory, name: str, dataset: Dataset) -> Dataset:
+def _samples(directory: RunDirectory, name: str, like: Dataset) -> Dataset:
     folder = study_folder(directory, name)
-    return synthetic_dataset(read_shards(folder, Plan.read(folder / "plan.parquet")), dataset)
+    return synthetic_dataset(read_shards(folder, Plan.read(folder / "plan.parquet")), like)
 
 
 def _pick(dataset: Dataset, label: int, attribute: int | None) -> list[Image.Image]:
@@ -168,7 +154,7 @@ def _trained(directory: RunDirectory, config: RunConfig, study: dict[str, dict[s
     return found
 
 
-def _notes(config: RunConfig, dataset: Dataset, best: str) -> list[str]:
+def _notes(config: RunConfig, name: str, best: str) -> list[str]:
     notes = [
         f"Selection (which step, and that {best} is shown as best) used validation images only; every number here is "
         "on real test images that nothing was selected on."
@@ -178,7 +164,7 @@ def _notes(config: RunConfig, dataset: Dataset, best: str) -> list[str]:
             f"Of {config.search.trials} random settings of each arm, validation chose one. The numbers are of "
             f"{config.search.seeds} classifiers trained anew with it; the chosen trial is none of them."
         )
-    if dataset.name in ("fashion-lt", "fashion-groups"):
+    if name in ("fashion-lt", "fashion-groups"):
         notes.append(
             "This is the embedded world: the generator saw other photographs of the same ten garments, none of the "
             "task's own. It shows the method and its ordering, not the paper's absolute numbers."

@@ -120,9 +120,8 @@ def load_judge(what: str, names: tuple[str, ...]) -> Classifier | None:
     return judge if judge.class_names == names else None
 
 
-def rarest(dataset: Dataset, per: str) -> NDArray[np.int64]:
-    """Flat indices of the rarest classes or groups, rarest first."""
-    counts = class_counts(dataset) if per == "class" else group_counts(dataset)
+def rarest(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Flat indices of the rarest classes [C] or groups [C, A], rarest first."""
     return np.argsort(counts.ravel(), kind="stable")[:RAREST]
 
 
@@ -150,7 +149,7 @@ def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
     config = settled(replace(study.config.synthesis, **changes), study.config.generator)
     counts = class_counts(study.dataset) if study.config.per == "class" else group_counts(study.dataset)
     wanted = np.zeros(counts.size, dtype=np.int64)
-    wanted[rarest(study.dataset, study.config.per)] = PER_CLASS
+    wanted[rarest(counts)] = PER_CLASS
     meta = {"study": name, **planned_by(study.config.generator, config, study.guide)}
     plan = make_plan(study.dataset, wanted.reshape(counts.shape), config, meta=meta)
     folder = study_folder(study.directory, name)

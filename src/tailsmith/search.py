@@ -23,6 +23,7 @@ from tailsmith.classification.training import Diverged
 from tailsmith.config import SearchConfig, TrainConfig
 from tailsmith.files import read_json, write_json
 from tailsmith.metrics.accuracy import summarise
+from tailsmith.outputs import HISTORY, save_trained
 
 Fit = Callable[[TrainConfig, str], Classifier]  # settings, what they are for -> a classifier with its history
 Evaluate = Callable[[Classifier], dict[str, Any]]  # -> accuracy table on test images
@@ -93,7 +94,7 @@ def _run_trial(settings: TrainConfig, fit: Fit, trial: int, path: Path, best: fl
         return
     validation = max(entry["validation"] for entry in classifier.history)
     if validation > best:
-        classifier.save(path.with_suffix(""))
+        save_trained(classifier, path.with_suffix(""), path.with_suffix("") / HISTORY)
     write_json(path, {**result, "validation": validation, "history": classifier.history})
 
 

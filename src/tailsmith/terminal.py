@@ -17,9 +17,13 @@ def shown(text: str) -> str:
 
 
 def print_any_name() -> None:
-    """From here on `print` writes "\\udce9" for what the terminal's encoding lacks, rather than raise."""
+    """From here on `print` writes "\\udce9" for what the terminal's encoding lacks, rather than raise.
+
+    Where that is ASCII (LC_ALL=C) it's UTF-8 from now on: JSON with names in it stays JSON.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        encoding = "utf-8" if sys.stdout.encoding == "ascii" else None
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 class OneLineFormatter(logging.Formatter):

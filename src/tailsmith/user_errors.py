@@ -12,8 +12,10 @@ from typing import Any, Union, get_args, get_origin
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a user can mend without knowing our code, beside a full disk.
-_MENDABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT)
-
+_MENDABLE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY),
+)
 
 # What jsonargparse says of a value in a section that may be absent (`search`), around what it says of that value.
 _SECTION = r"Parser key \"([\w.]+)\":.*? Problem with given class_path '[\w.]+': (.*) - Expected a <class 'NoneType'>"
@@ -67,5 +69,17 @@ def explained(error: Exception) -> str | None:
         where = f" while writing {path}" if path else ""
         return f"disk full{where}; free space and run the same command again, nothing already written is lost"
     if number in _MENDABLE and path:
-        return f"{path}: {os.strerror(number)}; check the path and its permissions"
+        return f"{_cut(str(path))}: {os.strerror(number)}; check the path and its permissions"
+    if isinstance(error, MemoryError) or _out_of_memory(error):
+        return "out of memory; give smaller images, fewer at a time, or a smaller target, or use a larger machine"
     return None
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """What torch raises, by its name and words: it isn't imported for a line of text."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
+def _cut(text: str, most: int = 120) -> str:
+    text = " ".join(text.splitlines())
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tailsmith.classification.train_config import MOST_PIXELS
-from tailsmith.files import read_json
+from tailsmith.files import check_readable, read_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
@@ -73,6 +73,7 @@ def read_config(folder: Path) -> ClassifierConfig:
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """ValueError for a file that is damaged, and for weights that are NaN or infinite."""
     path = folder / WEIGHTS
+    check_readable(path)
     try:
         weights: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:

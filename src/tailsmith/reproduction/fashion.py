@@ -24,6 +24,7 @@ from tailsmith.data.images import ImageArray
 from tailsmith.experiment import synthesize_arm, train_arm
 from tailsmith.files import read_json, write_json
 from tailsmith.metrics.samples import agreement
+from tailsmith.outputs import save_trained
 from tailsmith.run_directory import RunDirectory
 from tailsmith.sample_study import load_judge
 from tailsmith.strata import SHOTS
@@ -128,7 +129,7 @@ def _run_seed(
 ) -> tuple[Classifier, list[dict[str, Any]]]:
     """The guiding classifier and a row per arm; later runs of a seed share the guide, and need no real-only arms."""
     dataset = load_embedded(config.data, seed=config.data_seed)
-    directory = RunDirectory.claim(out, config, command)
+    directory = RunDirectory.claim(out, config, command, dataset)
     shared = guide is not None
     guide = guide or train_arm(directory, config, dataset, "erm", None)
     rows = []
@@ -154,8 +155,8 @@ def _ceiling(directory: RunDirectory, config: RunConfig, dataset: Dataset) -> di
         classifier = stages.train(
             full, None, training, augmentation=config.augmentation, description=f"train: {CEILING}"
         )
-        write_json(directory.arm(CEILING) / "history.json", classifier.history)
-        classifier.save(directory.arm(CEILING) / "classifier")
+        folder = directory.arm(CEILING)
+        save_trained(classifier, folder / "classifier", folder / "history.json")
         write_json(directory.arm(CEILING) / "evaluation.json", stages.evaluate(classifier, dataset))
     return _row(directory, CEILING, CEILING, None)
 

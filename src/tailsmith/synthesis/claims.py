@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tailsmith.files import remove_leftovers
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shard_checks import fault_of, set_aside, shard_path
 
@@ -31,7 +32,6 @@ STALE_SECONDS = 600.0  # also how far the clocks of machines may be apart
 UNWRITTEN_SECONDS = 10.0  # a claim that still says nothing is of a process that was killed as it made it
 TOUCH_SECONDS = 30.0
 POLL_SECONDS = 1.0
-TEMPORARY = re.compile(r"\.(shard-\d+|plan)\.parquet\.\w+\.tmp")  # of files.write_atomically
 CLAIM = re.compile(r"\.shard-(\d+)\.claim")
 
 _held: set[str] = set()  # tokens of this process's claims: a claim with its number and another token is a ghost's
@@ -95,13 +95,12 @@ def claimed(folder: Path, number: int) -> Iterator[bool]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what killed processes left in a folder of shards: old temporary files, claims of finished shards."""
-    for path in folder.glob(".*"):
-        with suppress(FileNotFoundError):
-            found = CLAIM.fullmatch(path.name)
-            old_file = TEMPORARY.fullmatch(path.name) and time.time() - path.stat().st_mtime > STALE_SECONDS
-            if old_file or (found and shard_path(folder, int(found[1])).exists() and _is_stale(path)):
-                path.unlink()
+    """Remove what killed processes left in a folder of shards: temporary files, claims of finished shards."""
+    remove_leftovers(folder)
+    for path in folder.glob(".*.claim"):
+        found = CLAIM.fullmatch(path.name)
+        if found and shard_path(folder, int(found[1])).exists() and _is_stale(path):
+            path.unlink(missing_ok=True)
 
 
 def _free(path: Path, plan: Plan, number: int) -> bool:

@@ -114,7 +114,7 @@ class _LossLog:
 
     def write(self, step: int) -> dict[str, float]:
         means = {key: total / self.steps for key, total in self.sums.items()}
-        with self.path.open("a") as lines:
+        with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in means.items()}}) + "\n")
         self.steps, self.sums = 0, {}
         return means
