@@ -98,9 +98,10 @@ def sweep(folder: Path) -> None:
     """Remove what killed processes left in a folder of shards: temporary files, claims of finished shards."""
     remove_leftovers(folder)
     for path in folder.glob(".*.claim"):
-        found = CLAIM.fullmatch(path.name)
-        if found and shard_path(folder, int(found[1])).exists() and _is_stale(path):
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            found = CLAIM.fullmatch(path.name)
+            if found and shard_path(folder, int(found[1])).exists() and _is_stale(path):
+                path.unlink()
 
 
 def _free(path: Path, plan: Plan, number: int) -> bool:
