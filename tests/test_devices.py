@@ -13,7 +13,7 @@ import torch
 from folders import write_folder
 from rendering import DATASET, largest_difference, pixels, render, tiny_plan
 from tailsmith import devices, stages
-from tailsmith.classification import training_loop
+from tailsmith.classification import stage_run
 from tailsmith.classification.classifier import on_accelerator, wrap_classifier
 from tailsmith.classification.train_config import TrainConfig
 from tailsmith.cli import main
@@ -159,7 +159,7 @@ def test_training_is_where_the_rest_is(name: str, kind: str | None, cpu: bool, m
     def accelerate(cpu: bool) -> None:
         raise RuntimeError(f"cpu={cpu}")
 
-    monkeypatch.setattr(training_loop, "Accelerator", accelerate)
+    monkeypatch.setattr(stage_run, "Accelerator", accelerate)
     use(name)
     with pytest.raises(RuntimeError, match=f"cpu={cpu}"):
         stages.train(DATASET, config=TrainConfig(steps=2, batch_size=4, image_size=16))

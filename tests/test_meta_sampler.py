@@ -151,6 +151,21 @@ def test_the_same_generators_give_the_same_draws():
         assert (one.relaxed_draw(50)[0] == two.relaxed_draw(50)[0]).all()
 
 
+@pytest.mark.parametrize("updates", [0, 3])
+def test_a_sampler_goes_on_from_its_state(updates):
+    whole, other = sampler(), MetaSampler([np.arange(70)], LABELS, torch.zeros(4), 0.1, generator(8), generator(9))
+
+    def step(drawing):
+        rows, weights = drawing.relaxed_draw(20)
+        drawing.update(torch.autograd.grad((weights * torch.arange(20.0)).sum(), drawing.scores)[0])
+        return rows.tolist() + drawing.draw(15).tolist() + drawing.scores.tolist()
+
+    for _ in range(updates):
+        step(whole)
+    other.load_state_dict(whole.state_dict())
+    assert [step(whole) for _ in range(5)] == [step(other) for _ in range(5)]
+
+
 def test_a_class_whose_images_teach_the_wrong_thing_is_drawn_less():
     """Images of class 1 look like class 0; on the meta set they don't: each step with one of them does harm."""
     directions = torch.eye(3)

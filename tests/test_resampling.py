@@ -7,7 +7,7 @@ import torch
 from tailsmith.classification.resampling import (
     RESAMPLING,
     EndlessPass,
-    batches,
+    PooledPasses,
     class_balanced,
     class_shares,
     group_balanced,
@@ -24,14 +24,19 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def batches(pools, batch_size: int, steps: int) -> list[np.ndarray]:
+    passes = PooledPasses(pools, generator())
+    return [passes.take(batch_size) for _ in range(steps)]
+
+
 def drawn(name: str, batch_size: int, steps: int) -> np.ndarray:
     pools = RESAMPLING[name](LABELS, GROUPS, SYNTHETIC)
-    return np.stack(list(batches(pools, batch_size, steps, generator())))  # [steps, batch_size]
+    return np.stack(batches(pools, batch_size, steps))  # [steps, batch_size]
 
 
 @pytest.mark.parametrize(("n", "batch_size", "steps"), [(10, 4, 25), (3, 8, 9), (1, 2, 3), (7, 7, 5)])
 def test_uniform_uses_every_row_equally_often_whatever_the_batch_size(n, batch_size, steps):
-    rows = np.concatenate(list(batches([np.arange(n)], batch_size, steps, generator())))
+    rows = np.concatenate(batches([np.arange(n)], batch_size, steps))
     counts = np.bincount(rows, minlength=n)
     assert rows.shape == (batch_size * steps,)
     assert counts.max() - counts.min() <= 1
@@ -97,6 +102,17 @@ def test_half_and_half_needs_both_kinds(kind, synthetic):
 def test_group_balanced_needs_groups():
     with pytest.raises(ValueError, match="a group for every training image, 1 have none"):
         group_balanced(LABELS[:3], np.array([0, -1, 2]), SYNTHETIC[:3])
+
+
+@pytest.mark.parametrize("name", RESAMPLING)
+def test_passes_go_on_from_their_state(name):
+    pools = RESAMPLING[name](LABELS, GROUPS, SYNTHETIC)
+    whole, broken, other = (PooledPasses(pools, generator(seed)) for seed in (0, 0, 9))
+    for _ in range(7):
+        assert (whole.take(11) == broken.take(11)).all()
+    other.load_state_dict(broken.state_dict())
+    for _ in range(30):
+        assert (whole.take(11) == other.take(11)).all()
 
 
 def test_uniform_ignores_labels():

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from colours import colours
-from tailsmith.classification import training_loop
+from tailsmith.classification import selection
 from tailsmith.classification.backbones import Backbone, SmallResNet
 from tailsmith.classification.optimization import average_decay, learning_rate_at, update_average
 from tailsmith.classification.prediction import NotFinite, class_hits, mean_class_accuracy
@@ -353,7 +353,7 @@ def test_logits_that_are_no_numbers_are_divergence_in_validation_and_an_error_af
         predict(untrained_classifier(TINY, NAMES), colours((1, 1, 1))[0])
     monkeypatch.undo()
     raising = Mock(side_effect=NotFinite("logits"))
-    monkeypatch.setattr(training_loop, "predict", raising)
+    monkeypatch.setattr(selection, "predict", raising)
     with pytest.raises(Diverged, match="NaN or infinite logits after step 4; lower learning_rate"):
         train(validation=colours((1, 1, 1)))
 

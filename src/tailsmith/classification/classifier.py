@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from tailsmith.classification.saved import (
     read_config,
     read_weights,
 )
+from tailsmith.classification.tensors import plain, sha256
 from tailsmith.devices import chosen_device
 from tailsmith.files import write_atomically, write_json
 
@@ -85,15 +85,11 @@ class Classifier(nn.Module):
 
     def sha256(self) -> str:
         """Of weights and config: equal after save and load, on any device, in any memory layout."""
-        digest = hashlib.sha256(json.dumps(self.config(), sort_keys=True).encode())
-        for name, tensor in sorted(_contiguous_state(self.module).items()):
-            digest.update(f"\0{name} {tensor.dtype} {list(tensor.shape)}\0".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return sha256(plain(self.module.state_dict()), json.dumps(self.config(), sort_keys=True))
 
     def save(self, folder: str | Path) -> None:
         """model.safetensors, then config.json, each whole or absent."""
-        state = _contiguous_state(self.module)
+        state = plain(self.module.state_dict())
         write_atomically(Path(folder) / WEIGHTS, lambda temporary: save_file(state, temporary))
         write_json(Path(folder) / CONFIG, self.config())
 
@@ -221,9 +217,3 @@ def _try_on_blank_image(classifier: Classifier) -> None:
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise ValueError(f"expected logits [1, {classes}] for one image and {classes} class_names, got {got}")
-
-
-def _contiguous_state(module: nn.Module) -> dict[str, Tensor]:
-    """Weights on the CPU in their plain layout (channels-last is a matter of speed, not of the model)."""
-    state = {name: value.detach().cpu() for name, value in module.state_dict().items()}
-    return {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}

@@ -120,6 +120,27 @@ class MetaSampler:
         self.scores.grad = gradient
         self._adam.step()
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """Of the sampler: scores, Adam's moments of them, both generators, and the slots that wait."""
+        moments = {name: value.clone() for name, value in self._adam.state.get(self.scores, {}).items()}
+        return {
+            "scores": self.scores.detach().clone(),
+            **{f"adam.{name}": value for name, value in moments.items()},
+            "generator": self._generator.get_state(),
+            "noise": self._noise.get_state(),
+            "slots": torch.from_numpy(self._slots.waiting),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.scores.copy_(state["scores"])
+        moments = {name.removeprefix("adam."): value for name, value in state.items() if name.startswith("adam.")}
+        settings = self._adam.state_dict()["param_groups"]
+        self._adam.load_state_dict({"state": {0: moments} if moments else {}, "param_groups": settings})
+        self._generator.set_state(state["generator"])
+        self._noise.set_state(state["noise"])
+        self._slots.waiting = state["slots"].numpy()
+
     def _shared_out(self, batch_size: int, of_pools: list[Tensor]) -> list[tuple[Rows, Tensor, Rows]]:
         """(pool, what belongs to it, slots of the batch that it fills) for every pool that fills any."""
         pool_of_slot = self._slots.take(batch_size)

@@ -7,11 +7,12 @@ and a pool smaller than its share of a batch repeats its rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 Rows = npt.NDArray[np.int64]
 
@@ -21,28 +22,45 @@ class EndlessPass:
 
     def __init__(self, n: int, generator: torch.Generator) -> None:
         self._n, self._generator = n, generator
-        self._waiting: Rows = np.empty(0, dtype=np.int64)
+        self.waiting: Rows = np.empty(0, dtype=np.int64)  # with the generator's, all the state there is
 
     def take(self, count: int) -> Rows:
-        parts = [self._waiting]
+        parts = [self.waiting]
         while sum(map(len, parts)) < count:
             parts.append(torch.randperm(self._n, generator=self._generator).numpy())
         joined = np.concatenate(parts)
-        self._waiting = joined[count:]
+        self.waiting = joined[count:]
         return joined[:count]
 
 
-def batches(pools: Sequence[Rows], batch_size: int, steps: int, generator: torch.Generator) -> Iterator[Rows]:
-    """`steps` batches of rows [batch_size]; of P pools, every P successive slots hold one row each."""
-    slots = EndlessPass(len(pools), generator)
-    passes = [EndlessPass(len(pool), generator) for pool in pools]
-    for _ in range(steps):
-        pool_of_slot = slots.take(batch_size)
+class PooledPasses:
+    """Batches of rows: of P pools, every P successive slots hold one row each."""
+
+    def __init__(self, pools: Sequence[Rows], generator: torch.Generator) -> None:
+        self._pools, self._generator = pools, generator
+        self._slots = EndlessPass(len(pools), generator)
+        self._passes = [EndlessPass(len(pool), generator) for pool in pools]
+
+    def take(self, batch_size: int) -> Rows:
+        """[batch_size]"""
+        pool_of_slot = self._slots.take(batch_size)
         rows = np.empty(batch_size, dtype=np.int64)
         for index in np.unique(pool_of_slot):
             mine = pool_of_slot == index
-            rows[mine] = pools[index][passes[index].take(int(mine.sum()))]
-        yield rows
+            rows[mine] = self._pools[index][self._passes[index].take(int(mine.sum()))]
+        return rows
+
+    def state_dict(self) -> dict[str, Tensor]:
+        waiting = {f"waiting.{number}": torch.from_numpy(each.waiting) for number, each in enumerate(self._all())}
+        return {"generator": self._generator.get_state(), **waiting}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._generator.set_state(state["generator"])
+        for number, each in enumerate(self._all()):
+            each.waiting = state[f"waiting.{number}"].numpy()
+
+    def _all(self) -> list[EndlessPass]:
+        return [self._slots, *self._passes]
 
 
 def uniform(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:

@@ -43,7 +43,7 @@ class TrainConfig:
     pretrained: bool = False  # timm's weights from the hub
     pretrained_file: str | None = None  # pretrained weights from this file instead of the hub
     image_size: int | None = None  # pixels; None = the backbone's own
-    method: str = "erm"  # erm | balanced_softmax
+    method: str = "erm"  # erm | balanced_softmax | crt | lws | cmo | group_dro; with settings: crt:head_steps=300
     alpha: float = 1.0  # weight of the method's loss against cross-entropy (Appendix F)
     prior: str = "per_source"  # of balanced softmax: per_source | effective (what batches hold) | combined | real
     resampling: str = "uniform"  # uniform | half_and_half (real, synthetic) | class_balanced | group_balanced
@@ -59,12 +59,13 @@ class TrainConfig:
     ema_decay: float = 0.0  # 0 = off; else averaged weights are what is evaluated and selected
     evaluate_every: int = 100  # steps between looks at the validation images; the last step is always one
     select_by: str = "class_mean"  # the validation accuracy that selects: class_mean | image_mean
+    checkpoint_every: int = 200  # steps between what an interrupted training goes on from; changes no result
     precision: str = "fp32"  # fp32 | bf16 (autocast)
-    stage_two: StageTwoConfig | None = None  # then train the last layer alone; None = one stage
+    stage_two: StageTwoConfig | None = None  # after erm or balanced_softmax, the last layer alone; None = one stage
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_whole(self, ("steps", "epochs", "batch_size", "evaluate_every"))
+        check_whole(self, ("steps", "epochs", "batch_size", "evaluate_every", "checkpoint_every"))
         check_above_zero(self, ("learning_rate",))
         check_not_negative(self, ("weight_decay", "seed"))
         check_seed(self.seed)

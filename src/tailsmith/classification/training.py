@@ -8,44 +8,70 @@ process may train several times: who started it ends it, with `torch.distributed
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from tailsmith import __version__
 from tailsmith.classification.backbones import check_backbone, create_backbone, last_layer
+from tailsmith.classification.checkpoint import CheckpointFile
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.losses import LOSSES, PRIOR_KINDS, mixture, source_priors
+from tailsmith.classification.loop import StepRecord, run_stages
+from tailsmith.classification.losses import LOSSES, PRIOR_KINDS
+from tailsmith.classification.methods import method_of
+from tailsmith.classification.methods.contract import Method, Task
 from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images, predict, predict_with_features
-from tailsmith.classification.resampling import RESAMPLING, Rows, class_shares, epoch_rows
+from tailsmith.classification.resampling import RESAMPLING, Rows
+from tailsmith.classification.selection import Labelled
+from tailsmith.classification.stage_run import Augment, Data, Diverged
 from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
-from tailsmith.classification.training_loop import (
-    Augment,
-    BatchLoss,
-    Diverged,
-    Examples,
-    LearnedDraws,
-    Selection,
-    Stage,
-    StepRecord,
-    head_alone,
-    run_stage,
-)
 
 __all__ = [
     "TrainConfig",
     "StageTwoConfig",
     "StepRecord",
     "Diverged",
+    "Training",
     "train_classifier",
     "check_train_config",
     "untrained_classifier",
     "predict",
     "predict_with_features",
 ]
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A training that may begin: iterate over its step records."""
+
+    task: Task
+    method: Method
+    data: Data
+    untrained: Classifier
+
+    def __iter__(self) -> Iterator[StepRecord]:
+        return run_stages(self.method.stages(self.task), self.untrained, self.data)
+
+    def resumable(self, checkpoint: Path, identity: str) -> Iterator[StepRecord]:
+        """The same records; a checkpoint of this very training, left at that path when it was interrupted, goes on.
+
+        `identity` says what the settings and labels don't: which images, and how they are augmented. A checkpoint of
+        another training is a ValueError. Whoever keeps the classifier calls `checkpoint.discard`.
+        """
+        task, validation = self.task, self.data.validation
+        settings = {**asdict(task.config), "class_names": list(task.class_names), "tailsmith": __version__}
+        every = settings.pop("checkpoint_every")
+        known = hashlib.sha256(identity.encode())
+        for values in (task.labels, task.groups, task.is_synthetic, validation.labels if validation else np.empty(0)):
+            known.update(f"\0{values.dtype} {len(values)}\0".encode() + values.tobytes())
+        file = CheckpointFile(checkpoint, every, settings, known.hexdigest())
+        return run_stages(self.method.stages(self.task), self.untrained, self.data, file)
 
 
 def train_classifier(
@@ -57,8 +83,8 @@ def train_classifier(
     *,
     validation: tuple[Indexable, npt.ArrayLike] | None = None,  # None: take the last classifier
     augment: Augment | None = None,  # a CPU generator, whatever device the images are on
-    groups: npt.ArrayLike | None = None,  # [n] int, for resampling "group_balanced"
-) -> Iterator[StepRecord]:
+    groups: npt.ArrayLike | None = None,  # [n] int, for resampling "group_balanced" and methods that know groups
+) -> Training:
     """Train on real and synthetic rows; select by `config.select_by` on validation (of equals the later).
 
     With `config.stage_two` the classifier selected so far gets its last layer trained on, and the selection goes on.
@@ -71,26 +97,17 @@ def train_classifier(
     held_out = None if validation is None else _checked("validation", *validation, class_names)
     if held_out is not None:
         _check_trained_classes(train.labels, held_out.labels, class_names)
-    pools = RESAMPLING[config.resampling](train.labels, grouped, synthetic)
-
-    def stage(own: TrainConfig, learned_draws: LearnedDraws | None = None) -> Stage:
-        """A stage with the same images as all."""
-        own = replace(own, steps=_steps(own, synthetic))
-        loss = _loss(own, train.labels, synthetic, pools, len(class_names))
-        return Stage(own, train, pools, loss, held_out, augment, learned_draws)
-
-    stages = [stage(config)]
-    if config.stage_two is not None:
-        draws = LearnedDraws(config.stage_two, _judges(train.labels, synthetic))
-        stages.append(stage(_second(config, config.stage_two), draws if config.stage_two.sampler == "meta" else None))
-    return _run(stages, untrained_classifier(config, class_names))
+    task = Task(config, train.labels, grouped.astype(np.int64), synthetic, tuple(class_names))
+    method = method_of(config.method)
+    method.stages(task)  # ValueError for what the data can't be
+    return Training(task, method, Data(train, held_out, augment), untrained_classifier(config, class_names))
 
 
 def check_train_config(config: TrainConfig) -> None:
     """ValueError for a backbone, method, prior or other choice that doesn't exist, naming those that do."""
     check_backbone(config.backbone)
+    method_of(config.method)
     choices: dict[str, Collection[str]] = {
-        "method": LOSSES,
         "prior": PRIOR_KINDS,
         "resampling": RESAMPLING,
         "select_by": SELECT_BY,
@@ -98,6 +115,7 @@ def check_train_config(config: TrainConfig) -> None:
     }
     chosen = {name: getattr(config, name) for name in choices}
     if config.stage_two is not None:
+        choices["method with a stage_two"], chosen["method with a stage_two"] = LOSSES, config.method
         choices["stage_two.method"], chosen["stage_two.method"] = LOSSES, config.stage_two.method
     for name, known in choices.items():
         if chosen[name] not in known:
@@ -115,7 +133,7 @@ def untrained_classifier(config: TrainConfig, class_names: Sequence[str]) -> Cla
         backbone = create_backbone(
             config.backbone, len(class_names), config.pretrained, config.image_size, config.pretrained_file
         )
-    if config.stage_two is not None:
+    if config.stage_two is not None or method_of(config.method).needs_last_layer:
         last_layer(backbone.module)
     return Classifier(
         backbone.module,
@@ -128,78 +146,10 @@ def untrained_classifier(config: TrainConfig, class_names: Sequence[str]) -> Cla
 
 
 # ----------------------------------------------------------------------------------------------------------
-# Stages.
-
-
-def _run(stages: Sequence[Stage], classifier: Classifier) -> Iterator[StepRecord]:
-    """All that follow the first train the last layer of the classifier selected before them."""
-    selection, done, total = Selection(classifier), 0, sum(stage.config.steps for stage in stages)
-    for number, stage in enumerate(stages):
-        trained = head_alone(selection.classifier) if number else classifier
-        yield from run_stage(stage, trained, selection, done, total)
-        done += stage.config.steps
-
-
-def _second(config: TrainConfig, second: StageTwoConfig) -> TrainConfig:
-    """The first stage's configuration with what the second has of its own, and other draws."""
-    return replace(
-        config,
-        steps=second.steps,
-        epochs=second.epochs,
-        batch_size=second.batch_size,
-        learning_rate=second.learning_rate,
-        warmup_fraction=0.0,
-        weight_decay=second.weight_decay,
-        method=second.method,
-        ema_decay=0.0,
-        seed=int(np.random.SeedSequence((config.seed, 2)).generate_state(1)[0]),
-    )
-
-
-def _steps(config: TrainConfig, is_synthetic: npt.NDArray[np.bool_]) -> int:
-    """The last batch of an epoch may reach into the next, so that none is smaller."""
-    if config.epochs is None:
-        return config.steps
-    return config.epochs * -(-epoch_rows(config.resampling, is_synthetic) // config.batch_size)
-
-
-def _judges(labels: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:
-    """Per class its real training rows, or its synthetic ones where it has no real: the meta sampler's meta set.
-
-    Ren et al. took the validation images of Places-LT. Validation selects the classifier here, and what the draws were
-    fitted to could no longer do that.
-    """
-    judges = []
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        real = rows[~is_synthetic[rows]]
-        judges.append(real if len(real) else rows)
-    return judges
-
-
-def _loss(
-    config: TrainConfig,
-    labels: Rows,
-    is_synthetic: npt.NDArray[np.bool_],
-    pools: list[Rows],
-    num_classes: int,
-) -> BatchLoss:
-    """The configured method with its prior bound."""
-    real = np.bincount(labels[~is_synthetic], minlength=num_classes)
-    synthetic = np.bincount(labels[is_synthetic], minlength=num_classes)
-    priors = source_priors(real, synthetic, config.prior, class_shares(pools, labels, num_classes))
-    of_source = torch.from_numpy(priors).float()  # [2, C]: real, synthetic
-    loss = mixture(LOSSES[config.method], config.alpha, label_smoothing=config.label_smoothing)
-    return lambda logits, labels, rows: loss(
-        logits, labels, of_source[is_synthetic[rows].astype(np.int64)].to(logits.device)
-    )
-
-
-# ----------------------------------------------------------------------------------------------------------
 # What is refused.
 
 
-def _checked(what: str, images: Indexable, labels: npt.ArrayLike, class_names: Sequence[str]) -> Examples:
+def _checked(what: str, images: Indexable, labels: npt.ArrayLike, class_names: Sequence[str]) -> Labelled:
     check_images(f"{what} images", images)
     array = _per_row(f"{what} labels", labels, len(images))
     if not np.issubdtype(array.dtype, np.integer):
@@ -210,7 +160,7 @@ def _checked(what: str, images: Indexable, labels: npt.ArrayLike, class_names: S
             f"{what} labels should be in 0..{len(class_names) - 1}, one per class name, got {outside}; "
             "check class_names and the labels"
         )
-    return Examples(images, array.astype(np.int64))
+    return Labelled(images, array.astype(np.int64))
 
 
 def _per_row(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[Any]:

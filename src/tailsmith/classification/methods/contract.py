@@ -1,0 +1,188 @@
+"""What a method is: stages, each a recipe for one call of the training loop (../loop.py).
+
+A method is a frozen dataclass in a file of its own: its fields are its settings, `stages` says how it trains. What it
+is made of are functions: what trains (parts.py), what a batch is (streams.py), what the loss is (objectives.py).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.resampling import RESAMPLING, Rows, epoch_rows
+from tailsmith.classification.train_config import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """All that a method may look at to make its stages; no images."""
+
+    config: TrainConfig
+    labels: Rows  # [n], of the training rows, as are the next two
+    groups: Rows  # [n], -1 where an image has none
+    is_synthetic: npt.NDArray[np.bool_]  # [n]
+    class_names: tuple[str, ...]
+
+    @cached_property
+    def pools(self) -> list[Rows]:
+        """Of `config.resampling`; ValueError where the data hasn't what it needs."""
+        return RESAMPLING[self.config.resampling](self.labels, self.groups, self.is_synthetic)
+
+    def counts(self, synthetic: bool) -> npt.NDArray[np.int64]:
+        """Real or synthetic training images of each class, [C]."""
+        chosen = self.is_synthetic if synthetic else ~self.is_synthetic
+        return np.bincount(self.labels[chosen], minlength=len(self.class_names))
+
+    def settled(self, config: TrainConfig) -> TrainConfig:
+        """With the steps that its epochs are here; the last batch of one may reach into the next, none is smaller."""
+        if config.epochs is None:
+            return config
+        steps = config.epochs * -(-epoch_rows(config.resampling, self.is_synthetic) // config.batch_size)
+        return replace(config, steps=steps)
+
+
+# ----------------------------------------------------------------------------------------------------------
+# What passes through a step.
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One stream's share of a step in this process."""
+
+    rows: Rows  # [b]
+    labels: Tensor  # [b]
+    views: tuple[Tensor, ...]  # each float [b, 3, S, S] in [0, 1]: the same images, augmented anew
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the classifier sees in a step, and what the objective knows of it."""
+
+    images: Tensor  # float [B, 3, S, S] in [0, 1]
+    labels: Tensor  # [B]
+    rows: Rows  # [B], training rows; of mixed images those of the first
+    targets: Tensor | None = None  # [B, C], rows that sum to 1, instead of labels
+
+    @property
+    def wanted(self) -> Tensor:
+        """What a cross-entropy takes: targets [B, C] where there are any, else labels [B]."""
+        return self.labels if self.targets is None else self.targets
+
+
+@dataclass(frozen=True)
+class Start:
+    """Given to a stream when its stage begins."""
+
+    device: torch.device
+    classifier: Classifier  # the one that this stage trains
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Given to a stream before every step, for those that ask the classifier what to draw."""
+
+    step: int  # 1..steps of this stage
+    progress: float  # share of the stage that is done, from 0, below 1
+    learning_rate: float
+    # rows, a CPU generator for their augmentation -> features [b, D] of the classifier as it is now, labels [b]
+    features: Callable[[Rows, torch.Generator], tuple[Tensor, Tensor]]
+
+
+class Stream(Protocol):
+    """Where rows come from. It owns its state: loaded into a stream of the same start, it goes on as it would have."""
+
+    def next(self, moment: Moment) -> Rows:
+        """[batch size] rows for all processes together, the same in each of them."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Review:
+    """What a finish may ask."""
+
+    features: Callable[[Classifier, Rows], Tensor]  # training rows [n] -> [n, D] on the CPU, in the test view
+    validation: Callable[[Classifier], float | None]  # accuracy in % that selects; None without validation images
+
+
+OpenStream = Callable[[Start], Stream]
+Prepare = Callable[[Classifier], Classifier]  # a copy, in the mode in which it trains; see parts.py
+Transform = Callable[[tuple[Examples, ...], torch.Generator, float], Batch]  # one per stream, draws, progress
+Finish = Callable[[Classifier, Review], Classifier]
+
+
+class Objective(Protocol):
+    """logits [B, C], features [B, D], the batch, progress -> the loss of every image, [B]; the loop takes their mean.
+
+    A `torch.nn.Module` has its parameters trained with the classifier, and its buffers and parameters in checkpoints.
+    """
+
+    def __call__(self, logits: Tensor, features: Tensor, batch: Batch, progress: float, /) -> Tensor: ...
+
+
+def as_they_come(streams: tuple[Examples, ...], draws: torch.Generator, progress: float) -> Batch:
+    """All views of all streams, one after the other."""
+    views = [(each, images) for each in streams for images in each.views]
+    if len(views) == 1:
+        ((only, images),) = views
+        return Batch(images, only.labels, only.rows)
+    return Batch(
+        torch.cat([images for _, images in views]),
+        torch.cat([each.labels for each, _ in views]),
+        np.concatenate([each.rows for each, _ in views]),
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training. Each begins with the classifier selected in the one before."""
+
+    config: TrainConfig  # steps, batch size, optimiser, schedule, averaging, precision and seed of this stage
+    streams: tuple[OpenStream, ...]
+    objective: Objective
+    prepare: Prepare
+    views: int = 1  # of every image
+    transform: Transform = as_they_come
+    finish: Finish | None = None  # of a copy, at every look at validation: what is selected is what it makes
+    earlier_may_win: bool = False  # whether validation may prefer the classifier that this stage began with
+
+
+class Method(ABC):
+    """How a classifier is trained: a frozen dataclass, of which the fields are the settings, all with defaults.
+
+    `__post_init__` refuses what they can't be with a ValueError; `stages` what the data can't be.
+    """
+
+    needs_last_layer: ClassVar[bool] = False  # whether the backbone has to end in a linear layer
+
+    @abstractmethod
+    def stages(self, task: Task) -> list[Stage]: ...
+
+
+def seed_of_stage(seed: int, number: int) -> int:
+    """Of a second stage (2), a third (3) and so on: other draws than the first stage's."""
+    return int(np.random.SeedSequence((seed, number)).generate_state(1)[0])
+
+
+def generator(*seeds: int, device: torch.device | None = None) -> torch.Generator:
+    """A stream of its own for each tuple of seeds (trailing zeros don't count).
+
+    torch's CPU generator keeps 32 bits of a seed: of the 326,000 steps of 90 epochs of ImageNet-LT about a dozen pairs
+    share their augmentation draws, for other images. Harmless, and another seeding would change every seeded result.
+    """
+    state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
+    return torch.Generator(device or torch.device("cpu")).manual_seed(int(state[0]))

@@ -1,0 +1,87 @@
+"""What of a classifier a stage trains: functions that make a copy in which only that requires gradients."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from tailsmith.classification.backbones import last_layer
+from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.methods.contract import Prepare, Review, generator
+
+
+def everything(classifier: Classifier) -> Classifier:
+    """All of it, batch norm and dropout as in training."""
+    return copy.deepcopy(classifier).requires_grad_(True).train()
+
+
+def frozen(classifier: Classifier) -> Classifier:
+    """Nothing yet; batch norm and dropout as at test time."""
+    return copy.deepcopy(classifier).requires_grad_(False).eval()
+
+
+def head_alone(classifier: Classifier) -> Classifier:
+    """The last linear layer as it is."""
+    copied = frozen(classifier)
+    last_layer(copied.module).requires_grad_(True)
+    return copied
+
+
+def fresh_head(seed: int) -> Prepare:
+    """The last linear layer from random weights, distributed as torch's own."""
+
+    def prepare(classifier: Classifier) -> Classifier:
+        copied, draws = head_alone(classifier), generator(seed, 0, 0, 4)
+        layer = last_layer(copied.module)
+        bound = layer.in_features**-0.5
+        with torch.no_grad():
+            for parameter in layer.parameters():  # drawn on the CPU: the same on every machine
+                parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=draws))
+        return copied
+
+    return prepare
+
+
+class ScaledLinear(nn.Module):
+    """s_c * (w_c f + b_c) with the scales alone to be learned, from 1 (LWS; Kang et al., 2020)."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+        self.scale = nn.Parameter(torch.ones_like(linear.weight[:, 0]))
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits: Tensor = self.scale * self.linear(features)
+        return logits
+
+    @torch.no_grad()
+    def folded(self) -> nn.Linear:
+        """The linear layer with the same logits."""
+        self.linear.weight.mul_(self.scale[:, None])
+        if self.linear.bias is not None:
+            self.linear.bias.mul_(self.scale)
+        return self.linear
+
+
+def scaled_head(classifier: Classifier) -> Classifier:
+    """A scale per class, behind the last linear layer; `fold_scale` takes it out again."""
+    copied = frozen(classifier)
+    linear = last_layer(copied.module)
+    _replace(copied.module, linear, ScaledLinear(linear))
+    return copied
+
+
+def fold_scale(classifier: Classifier, review: Review) -> Classifier:
+    """A finish: the scales of `scaled_head` become part of the last linear layer's weights."""
+    for layer in [each for each in classifier.modules() if isinstance(each, ScaledLinear)]:
+        _replace(classifier.module, layer, layer.folded())
+    return classifier
+
+
+def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if child is old and parent is not new:
+                setattr(parent, name, new)

@@ -1,0 +1,195 @@
+"""One stage in progress: what a step does, and all that it changes."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from tailsmith.classification import processes
+from tailsmith.classification.checkpoint import part, parts
+from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.methods.contract import Batch, Examples, Moment, Review, Stage, Start, generator
+from tailsmith.classification.optimization import average_decay, learning_rate_at, sgd, update_average
+from tailsmith.classification.prediction import NotFinite, predict_with_features, to_unit_range
+from tailsmith.classification.resampling import Rows
+from tailsmith.classification.saved import not_finite
+from tailsmith.classification.selection import Labelled, score
+from tailsmith.classification.train_config import TrainConfig
+from tailsmith.devices import chosen_device
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]  # float [B, 3, H, W] in [0, 1] -> the same
+
+
+class Diverged(ValueError):
+    """The loss or the weights are no longer finite."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a training, the same in all stages."""
+
+    train: Labelled
+    validation: Labelled | None
+    augment: Augment | None
+
+
+class StageRun:
+    """A stage that begins with a classifier; `state_dict` and `load_state_dict` hold all that its steps change."""
+
+    def __init__(self, stage: Stage, start: Classifier, data: Data) -> None:
+        self.stage, self._data = stage, data
+        self._accelerator = accelerator = new_accelerator()
+        self.classifier = stage.prepare(start)
+        self._objective = stage.objective if isinstance(stage.objective, nn.Module) else None
+        trained = nn.ModuleList([self.classifier, *([self._objective] if self._objective else [])])
+        self._model, self._optimizer = accelerator.prepare(self.classifier, sgd(stage.config, trained))
+        self._losses: Any = stage.objective
+        if self._objective is not None:  # a process group copies what has parameters from process 0
+            self._losses = accelerator.prepare(self._objective.to(accelerator.device))
+        self._average = copy.deepcopy(self.classifier) if stage.config.ema_decay else self.classifier
+        self._streams = [stream(Start(accelerator.device, self.classifier)) for stream in stage.streams]
+        self.learning_rate, self._at = 0.0, 0
+
+    def step(self, step: int, before: int, stop: bool) -> tuple[float, bool]:
+        """The mean loss of step 1..steps of this stage, and whether any process wants to stop."""
+        config, device = self.stage.config, self._accelerator.device
+        self.learning_rate, self._at = learning_rate_at(step, config), before + step
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        progress = (step - 1) / config.steps
+        batch, own = self._batch(step, progress)
+        with _drawing_from(config.seed, step, device), _precision(config, device):
+            logits, features = self._model(batch.images)
+        losses = self._losses(logits.float(), features.float(), batch, progress)
+        # Processes average their gradients, so each scales its sum: their slices may differ by one image
+        global_size = config.batch_size * len(losses) / max(own, 1)
+        value = losses.sum() * self._accelerator.num_processes / global_size
+        self._optimizer.zero_grad()
+        self._accelerator.backward(value)
+        self._optimizer.step()
+        together = self._accelerator.reduce(torch.stack([value.detach(), value.new_tensor(float(stop))]), "mean")
+        mean, stopping = together.tolist()
+        if not math.isfinite(mean):
+            raise Diverged(
+                f"training diverged: loss {mean} at step {self._at}; lower learning_rate, now {config.learning_rate}"
+            )
+        if config.ema_decay:
+            update_average(self._average, self.classifier, average_decay(step, config.ema_decay))
+        return mean, stopping > 0
+
+    def candidate(self) -> Classifier:
+        """What would be kept if the stage ended here; Diverged where its weights are no numbers, as no loss shows yet."""
+        if broken := not_finite(self._average.state_dict().items()):
+            raise Diverged(
+                f"training diverged: NaN or infinite weights after step {self._at} ({broken[0]}); lower learning_rate"
+            )
+        for buffer in self._average.buffers():
+            processes.from_first(buffer)
+        if self.stage.finish is None:
+            return self._average
+        return self.stage.finish(copy.deepcopy(self._average), Review(self._test_features, self.score))
+
+    def score(self, classifier: Classifier) -> float | None:
+        """On validation; Diverged where the classifier's answers are no numbers."""
+        try:
+            return score(classifier, self._data.validation, self.stage.config.select_by, self._accelerator.device)
+        except NotFinite as error:
+            raise Diverged(
+                f"training diverged: NaN or infinite logits after step {self._at}; lower learning_rate"
+            ) from error
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def _batch(self, step: int, progress: float) -> tuple[Batch, int]:
+        """What the classifier gets to see, and how many rows of this process it is made from."""
+        config, process = self.stage.config, processes.index()
+        moment = Moment(step, progress, self.learning_rate, self._features)
+        draws = generator(config.seed, step, process)
+        streams = tuple(self._examples(processes.own(each.next(moment)), draws) for each in self._streams)
+        batch = self.stage.transform(streams, generator(config.seed, step, process, 2), progress)
+        return batch, len(streams[0].rows)
+
+    def _examples(self, rows: Rows, draws: torch.Generator) -> Examples:
+        images, labels = self._stored(rows)
+        return Examples(rows, labels, tuple(self._augmented(images, draws) for _ in range(self.stage.views)))
+
+    def _features(self, rows: Rows, draws: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Features [b, D] of the classifier as it is, of augmented images; labels [b]."""
+        images, labels = self._stored(rows)
+        with torch.no_grad(), _precision(self.stage.config, self._accelerator.device):
+            _, features = self.classifier(self._augmented(images, draws))
+        return features.float(), labels
+
+    def _test_features(self, classifier: Classifier, rows: Rows) -> Tensor:
+        return predict_with_features(classifier, self._data.train.images, rows=rows)[1]
+
+    def _stored(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Images float [b, 3, S, S] in [0, 1] and labels [b], on the device."""
+        device = self._accelerator.device
+        labels = torch.from_numpy(self._data.train.labels[rows]).to(device)
+        return to_unit_range(self._data.train.images[rows], device), labels
+
+    def _augmented(self, images: Tensor, draws: torch.Generator) -> Tensor:
+        return self._data.augment(images, draws) if self._data.augment else images
+
+    # ------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Tensor]:
+        state: dict[str, Mapping[str, Tensor]] = {"model": self.classifier.module.state_dict()}
+        if self.stage.config.ema_decay:
+            state["average"] = self._average.module.state_dict()
+        if self._objective is not None:
+            state["objective"] = self._objective.state_dict()
+        for number, buffers in self._optimizer.state_dict()["state"].items():
+            state[f"optimizer.{number}"] = {name: value for name, value in buffers.items() if value is not None}
+        for number, stream in enumerate(self._streams):
+            state[f"stream.{number}"] = stream.state_dict()
+        return parts(state)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self.classifier.module.load_state_dict(part(state, "model"))
+        if self.stage.config.ema_decay:
+            self._average.module.load_state_dict(part(state, "average"))
+        if self._objective is not None:
+            self._objective.load_state_dict(part(state, "objective"))
+        for number, parameter in enumerate(self._optimizer.param_groups[0]["params"]):
+            for name, value in part(state, f"optimizer.{number}").items():
+                # In the parameter's own memory layout, as the buffer was: another one rounds differently
+                self._optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value)
+        for number, stream in enumerate(self._streams):
+            stream.load_state_dict(part(state, f"stream.{number}"))
+
+
+def new_accelerator() -> Accelerator:
+    """One per stage, for it holds on to what it prepares; the first one joins torchrun's processes."""
+    return Accelerator(cpu=chosen_device().type == "cpu")
+
+
+def _precision(config: TrainConfig, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+@contextmanager
+def _drawing_from(seed: int, step: int, device: torch.device) -> Iterator[None]:
+    """Layers that draw (dropout) do so from the global generators: for a step these are the training's own."""
+    module = None if device.type == "cpu" else torch.get_device_module(device)
+    earlier = torch.get_rng_state(), module.get_rng_state() if module else None
+    state = int(np.random.SeedSequence((seed, step, processes.index(), 3)).generate_state(1)[0])
+    torch.default_generator.manual_seed(state)  # torch.manual_seed would reseed all devices
+    if module:
+        module.manual_seed(state)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(earlier[0])
+        if module:
+            module.set_rng_state(earlier[1])
