@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from jsonargparse import ArgumentParser
 
 from tailsmith import __version__, commands, run_commands
+from tailsmith.interruption import Terminated
 from tailsmith.parsing import INVOCATION, parsed, parser_of
 from tailsmith.terminal import OneLineFormatter, print_any_name, shown
 from tailsmith.user_errors import explained
@@ -32,12 +33,12 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reproduce": run_commands.reproduce,
 }
 TOGETHER = ("train",)  # the commands whose processes share the work under torchrun
-USER_ERROR, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
+USER_ERROR, INTERRUPTED, BROKEN_PIPE, TERMINATED = 2, 130, 141, 143
 TRACEBACK = "TAILSMITH_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 2 for what the user can mend, 130 after Ctrl-C."""
+    """Run one command and return the exit code: 0, 2 for what the user can mend, 130 or 143 after Ctrl-C or SIGTERM."""
     try:
         print_any_name()
         with _quiet_libraries():
@@ -46,9 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except SystemExit as stop:  # --help and --print_config
         return int(stop.code or 0)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         again = "nothing already written is lost: run the same command again to go on"
-        return _fail(f"tailsmith: interrupted; {again}", INTERRUPTED)
+        return _fail(f"tailsmith: interrupted; {again}", TERMINATED if isinstance(stop, Terminated) else INTERRUPTED)
     except BrokenPipeError:  # whoever read our output has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lest Python complains when it flushes at exit
         return BROKEN_PIPE

@@ -128,10 +128,11 @@ def train(
     max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
     data_seed: int = 0,  # which images an embedded task draws; how data without splits is split
 ) -> None:
-    """Train a classifier on real images, or on real and synthetic ones; under torchrun on many processes."""
+    """Train a classifier on real images, or real and synthetic ones; again, it goes on. Many processes: torchrun."""
     import torch
 
     from tailsmith import devices, stages
+    from tailsmith.classification.checkpoint import discard
     from tailsmith.outputs import HISTORY, check_classifier_folder, save_trained
     from tailsmith.synthesis.shards import finished_images
 
@@ -139,9 +140,10 @@ def train(
     check_classifier_folder(out, data)
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
     extra = finished_images(synthetic, dataset) if synthetic else None
+    checkpoint = out / "training" / "checkpoint.safetensors"
     first = True
     try:
-        classifier = stages.train(dataset, extra, train, augmentation=augmentation)
+        classifier = stages.train(dataset, extra, train, augmentation=augmentation, checkpoint=checkpoint)
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             first = torch.distributed.get_rank() == 0
@@ -149,6 +151,7 @@ def train(
     if not first:  # the first process speaks for all
         return
     save_trained(classifier, out, out / HISTORY)
+    discard(checkpoint)
     over = "images" if train.select_by == "image_mean" else "classes"
     print(f"Validation accuracy (mean over {over}): {best_validation(classifier.history)}")
     print(f"Classifier: {out}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tailsmith import stages
+from tailsmith.classification.checkpoint import discard_all
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.training import check_train_config, untrained_classifier
 from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, check_settled
@@ -159,7 +160,17 @@ def _train_arm(
 
     def fit(settings: TrainConfig, what: str = "") -> Classifier:
         description = f"train: {arm} {what}".rstrip()
-        return stages.train(dataset, synthetic, settings, augmentation=config.augmentation, description=description)
+        # What lies there of other fits is of finished ones: they follow each other in one order
+        checkpoint = folder / "training" / f"{what.replace(' ', '-') or 'checkpoint'}.safetensors"
+        discard_all(checkpoint.parent, but=checkpoint)
+        return stages.train(
+            dataset,
+            synthetic,
+            settings,
+            augmentation=config.augmentation,
+            description=description,
+            checkpoint=checkpoint,
+        )
 
     def evaluate(trained: Classifier) -> dict[str, Any]:
         return stages.evaluate(trained, dataset)
@@ -179,6 +190,7 @@ def _train_arm(
                 result = over_seeds(config.search, training, fit, evaluate, folder / "search")
             write_json(folder / "search.json", result)
         write_json(folder / "evaluation.json", table)
+    discard_all(folder / "training")
     return classifier
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tailsmith.classification.history import selected_score
 from tailsmith.config import ARMS, RunConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.files import read_json, write_json
@@ -67,8 +68,7 @@ def _best(directory: RunDirectory, config: RunConfig) -> str:
 
 
 def _validation(directory: RunDirectory, arm: str) -> float:
-    history = read_json(directory.arm(arm) / "history.json")
-    return max((entry["validation"] for entry in history), default=0.0)
+    return selected_score(read_json(directory.arm(arm) / "history.json")) or 0.0
 
 
 def _dataset(kept: KeptData) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from tailsmith.classification.classifier import Classifier, load_classifier, on_accelerator
+from tailsmith.classification.history import selected_score
 from tailsmith.classification.training import Diverged
 from tailsmith.config import SearchConfig, TrainConfig
 from tailsmith.files import read_json, write_json
@@ -92,8 +93,8 @@ def _run_trial(settings: TrainConfig, fit: Fit, trial: int, path: Path, best: fl
     except Diverged as error:
         write_json(path, {**result, "validation": None, "error": str(error), "history": []})
         return
-    validation = max(entry["validation"] for entry in classifier.history)
-    if validation > best:
+    validation = selected_score(classifier.history)
+    if validation is not None and validation > best:
         save_trained(classifier, path.with_suffix(""), path.with_suffix("") / HISTORY)
     write_json(path, {**result, "validation": validation, "history": classifier.history})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +74,12 @@ def train(
     *,
     augmentation: str = "crop-flip-colour",
     description: str = "train",
+    checkpoint: Path | None = None,
 ) -> Classifier:
     """Train on the training split, and `synthetic` images if given; selected on the validation split only.
 
-    The classifier carries `history`: a dict per evaluated step.
+    The classifier carries `history`: a dict per evaluated step. With a `checkpoint` file the same call after an
+    interruption goes on; once the classifier is kept, `classification.checkpoint.discard` removes that file.
     """
     config = config or TrainConfig()
     rows = dataset.split("train")
@@ -84,7 +87,7 @@ def train(
         rows = Dataset.concatenate([rows, synthetic])
     size = config.image_size or _default_size(config)
     validation = dataset.split("val")
-    records = train_classifier(
+    training = train_classifier(
         config,
         ImageArray(rows, size),
         rows.labels,
@@ -94,13 +97,23 @@ def train(
         augment=named_augmentation(augmentation),
         groups=rows.groups,
     )
+    records = iter(training)
+    if checkpoint is not None:
+        records = training.resumable(checkpoint, _identity(rows, validation, size, augmentation))
     history: list[dict[str, float]] = []
     bar = tqdm(records, desc=description, leave=False)
     classifier: Classifier | None = None
     for record in bar:
-        bar.total = record.steps
-        if record.validation is not None:
-            history.append({"step": record.step, "loss": record.loss, "validation": record.validation})
+        bar.total, bar.n = record.steps, record.step - 1  # of a training that goes on not all steps are seen
+        if record.validation is not None and record.selected is not None:
+            history.append(
+                {
+                    "step": record.step,
+                    "loss": record.loss,
+                    "validation": record.validation,
+                    "selected": record.selected,
+                }
+            )
             bar.set_postfix(loss=f"{record.loss:.3f}", validation=f"{record.validation:.1f}%")
         classifier = record.classifier
     assert classifier is not None  # the last record carries it
@@ -229,6 +242,12 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
         image_ids=rows.table["image_id"].tolist(),
         bootstrap=bootstrap,
     )
+
+
+def _identity(training: Dataset, validation: Dataset, size: int, augmentation: str) -> str:
+    """What tells a training apart beside its settings and labels."""
+    ids = [sha256("\0".join(each.table["image_id"]).encode()).hexdigest() for each in (training, validation)]
+    return " ".join([*ids, str(size), augmentation])
 
 
 def _default_size(config: TrainConfig) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any
 
+from tailsmith.classification.history import selected_score
 from tailsmith.strata import SHOT_RANGES, SHOTS
 from tailsmith.terminal import shown
 
@@ -120,9 +121,9 @@ def bias_words(bias: float | None, groups: int) -> str:
 
 
 def best_validation(history: Sequence[Mapping[str, float]]) -> str:
-    """The best accuracy on validation images of a training history."""
-    scores = [entry["validation"] for entry in history if entry.get("validation") is not None]
-    return f"{max(scores):.1f} %" if scores else "none, the data has no validation images"
+    """The accuracy on validation images that the classifier of a training history was selected for."""
+    score = selected_score(history)
+    return "none, the data has no validation images" if score is None else f"{score:.1f} %"
 
 
 def arms_text(arms: Mapping[str, Mapping[str, Any] | Sequence[Mapping[str, Any]]]) -> str:

@@ -119,15 +119,15 @@ def check_backbone(name: str) -> None:
         raise ValueError(f"unknown weights in backbone {name!r}: expected one of {known or 'none'}") from error
 
 
-def last_layer(module: nn.Module) -> nn.Linear:
+def last_layer(module: nn.Module, wanted_by: str = "training in two stages") -> nn.Linear:
     """The linear layer of a backbone that makes logits of its features; ValueError where there is none."""
     layer = module.head if isinstance(module, SmallResNet) else None
     if isinstance(module, TimmBackbone):
         layer = module.model.get_classifier()
     if not isinstance(layer, nn.Linear):
         raise ValueError(
-            f"stage_two trains a last linear layer, and this backbone ends in {type(layer).__name__}; choose another "
-            "backbone, or stage_two=None"
+            f"{wanted_by} trains a last linear layer, and this backbone ends in {type(layer).__name__}; choose another "
+            f"backbone, or do without {wanted_by}"
         )
     return layer
 

@@ -97,6 +97,13 @@ def discard(path: Path) -> None:
         path.parent.rmdir()
 
 
+def discard_all(folder: Path, but: Path | None = None) -> None:
+    """The same for all checkpoints in a folder, or all but one."""
+    for path in folder.glob("*.safetensors"):
+        if path != but:
+            discard(path)
+
+
 def parts(of: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """{"model": {"weight": w}} -> {"model/weight": w}"""
     return {f"{part}/{name}": value for part, state in of.items() for name, value in state.items()}

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import torch
 
+from tailsmith.classification import processes
 from tailsmith.classification.checkpoint import Checkpoint, CheckpointFile, part, parts
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.methods.contract import Stage
@@ -40,12 +41,12 @@ def run_stages(
     """
     device = new_accelerator().device  # first of all: it joins torchrun's processes
     training = _Training(stages, Selection(classifier))
-    found = None if file is None else file.read()
+    found = None if file is None else _read(file, device)
     if found is not None:
         training.load(found, device)
         yield from training.evaluated
     with Interruption() if file is not None else nullcontext(Interruption()) as interruption:
-        before = 0
+        before, run = 0, None
         for stage in stages:
             if training.step < before + stage.config.steps:
                 run = training.stage_run(stage, before, data, found)
@@ -57,6 +58,18 @@ def run_stages(
                     if training.stopping:
                         raise interruption.error()
             before += stage.config.steps
+        if file is not None and run is not None and interruption.requested is not None:  # in the last step
+            file.write(training.checkpoint(run))
+            raise interruption.error()
+
+
+def _read(file: CheckpointFile, device: torch.device) -> Checkpoint | None:
+    """The checkpoint, if there is one; ValueError where not all processes see the same."""
+    found = file.read()
+    step = 0 if found is None else int(found.progress["step"])
+    if int(processes.summed(torch.tensor(step, device=device))) != step * processes.count():
+        raise ValueError(f"the processes of this training see different files at {file.path}; use a folder they share")
+    return found
 
 
 class _Training:

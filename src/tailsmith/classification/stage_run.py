@@ -53,8 +53,10 @@ class StageRun:
         trained = nn.ModuleList([self.classifier, *([self._objective] if self._objective else [])])
         self._model, self._optimizer = accelerator.prepare(self.classifier, sgd(stage.config, trained))
         self._losses: Any = stage.objective
-        if self._objective is not None:  # a process group copies what has parameters from process 0
-            self._losses = accelerator.prepare(self._objective.to(accelerator.device))
+        if self._objective is not None:
+            self._objective.to(accelerator.device)
+            if any(each.requires_grad for each in self._objective.parameters()):
+                self._losses = accelerator.prepare(self._objective)
         self._average = copy.deepcopy(self.classifier) if stage.config.ema_decay else self.classifier
         self._streams = [stream(Start(accelerator.device, self.classifier)) for stream in stage.streams]
         self.learning_rate, self._at = 0.0, 0

@@ -133,8 +133,10 @@ def untrained_classifier(config: TrainConfig, class_names: Sequence[str]) -> Cla
         backbone = create_backbone(
             config.backbone, len(class_names), config.pretrained, config.image_size, config.pretrained_file
         )
-    if config.stage_two is not None or method_of(config.method).needs_last_layer:
-        last_layer(backbone.module)
+    if config.stage_two is not None:
+        last_layer(backbone.module, "stage_two")
+    if method_of(config.method).needs_last_layer:
+        last_layer(backbone.module, f"method {config.method}")
     return Classifier(
         backbone.module,
         class_names=class_names,

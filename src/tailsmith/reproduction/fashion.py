@@ -15,6 +15,7 @@ import numpy as np
 
 from tailsmith import stages
 from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.history import selected_score
 from tailsmith.classification.prediction import predict
 from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig
 from tailsmith.data.counts import class_counts, group_counts
@@ -171,7 +172,7 @@ def _row(directory: RunDirectory, arm: str, method: str, synthetic: Dataset | No
     row = {
         "method": method,
         "test": {name: None if value is None else round(value, 2) for name, value in test.items()},
-        "validation": round(max(entry["validation"] for entry in history), 2),
+        "validation": round(selected_score(history) or 0.0, 2),
     }
     if synthetic is not None:
         row["samples"] = judged(synthetic)
