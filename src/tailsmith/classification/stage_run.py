@@ -89,7 +89,7 @@ class StageRun:
         return mean, stopping > 0
 
     def candidate(self) -> Classifier:
-        """What would be kept if the stage ended here; Diverged where its weights are no numbers, as no loss shows yet."""
+        """What would be kept if the stage ended here; Diverged where weights are no numbers, as no loss shows yet."""
         if broken := not_finite(self._average.state_dict().items()):
             raise Diverged(
                 f"training diverged: NaN or infinite weights after step {self._at} ({broken[0]}); lower learning_rate"
