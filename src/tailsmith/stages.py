@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ from tailsmith.synthesis.requests import Plan, check_shards, make_plan
 from tailsmith.synthesis.shard_checks import shard_path, unsound
 from tailsmith.synthesis.shards import check_folder, keep_plan
 from tailsmith.synthesis.worker import Worker, read_shards, synthetic_dataset
+from tailsmith.training_progress import followed, identity
 
 
 def load(
@@ -99,26 +99,8 @@ def train(
     )
     records = iter(training)
     if checkpoint is not None:
-        records = training.resumable(checkpoint, _identity(rows, validation, size, augmentation))
-    history: list[dict[str, float]] = []
-    bar = tqdm(records, desc=description, leave=False)
-    classifier: Classifier | None = None
-    for record in bar:
-        bar.total, bar.n = record.steps, record.step - 1  # of a training that goes on not all steps are seen
-        if record.validation is not None and record.selected is not None:
-            history.append(
-                {
-                    "step": record.step,
-                    "loss": record.loss,
-                    "validation": record.validation,
-                    "selected": record.selected,
-                }
-            )
-            bar.set_postfix(loss=f"{record.loss:.3f}", validation=f"{record.validation:.1f}%")
-        classifier = record.classifier
-    assert classifier is not None  # the last record carries it
-    classifier.history = history
-    return classifier
+        records = training.resumable(checkpoint, identity(rows, validation, size, augmentation))
+    return followed(records, description)
 
 
 def plan(
@@ -242,12 +224,6 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
         image_ids=rows.table["image_id"].tolist(),
         bootstrap=bootstrap,
     )
-
-
-def _identity(training: Dataset, validation: Dataset, size: int, augmentation: str) -> str:
-    """What tells a training apart beside its settings and labels."""
-    ids = [sha256("\0".join(each.table["image_id"]).encode()).hexdigest() for each in (training, validation)]
-    return " ".join([*ids, str(size), augmentation])
 
 
 def _default_size(config: TrainConfig) -> int:

@@ -1,0 +1,35 @@
+"""A training as its user sees it: a bar while it runs, the history of its looks at validation afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+
+from tqdm import tqdm
+
+from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.training import StepRecord
+from tailsmith.data.dataset import Dataset
+
+
+def followed(records: Iterable[StepRecord], description: str) -> Classifier:
+    """The classifier of the last record, with `history`: a dict per evaluated step."""
+    history: list[dict[str, float]] = []
+    bar = tqdm(records, desc=description, leave=False)
+    classifier: Classifier | None = None
+    for record in bar:
+        bar.total, bar.n = record.steps, record.step - 1  # of a training that goes on not all steps are seen
+        if record.validation is not None and record.selected is not None:
+            seen = {"step": record.step, "loss": record.loss}
+            history.append({**seen, "validation": record.validation, "selected": record.selected})
+            bar.set_postfix(loss=f"{record.loss:.3f}", validation=f"{record.validation:.1f}%")
+        classifier = record.classifier
+    assert classifier is not None  # the last record carries it
+    classifier.history = history
+    return classifier
+
+
+def identity(training: Dataset, validation: Dataset, size: int, augmentation: str) -> str:
+    """What tells a training apart beside its settings and labels, for its checkpoint."""
+    ids = [sha256("\0".join(each.table["image_id"]).encode()).hexdigest() for each in (training, validation)]
+    return " ".join([*ids, str(size), augmentation])
