@@ -59,7 +59,8 @@ def task(config: TrainConfig = TINY, **changes) -> Task:
 
 
 def drawn(open_stream, steps: int) -> np.ndarray:
-    stream = open_stream(Start(torch.device("cpu"), untrained_classifier(TINY, NAMES)))
+    classifier = untrained_classifier(TINY, NAMES)
+    stream = open_stream(Start(torch.device("cpu"), classifier, classifier, pytest.fail))
     return np.concatenate([stream.next(Moment(step, 0.0, 0.0, pytest.fail)) for step in range(1, steps + 1)])
 
 
@@ -188,6 +189,51 @@ def test_the_loss_is_the_mean_over_all_that_the_objective_returns(monkeypatch):
     assert one[0].loss == pytest.approx(two[0].loss, rel=1e-5)
     for ours, theirs in zip(one[0].classifier.parameters(), two[0].classifier.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_pairs_of_rows_may_become_one_image(monkeypatch):
+    """As LISA has them: a stream of two rows per image, and a transform that mixes them."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Pairs(Method):
+        def stages(self, task):
+            def pair(streams, draws, progress):
+                (each,) = streams
+                images = (each.views[0][0::2] + each.views[0][1::2]) / 2
+                targets = (F.one_hot(each.labels[0::2], 3) + F.one_hot(each.labels[1::2], 3)) / 2
+                return Batch(images, each.labels[0::2], each.rows[0::2], targets)
+
+            double = dataclasses.replace(task.config, batch_size=2 * task.config.batch_size)
+            (first,) = METHODS["erm"]().stages(task)
+            return [dataclasses.replace(first, streams=(passes(task.pools, double),), transform=pair)]
+
+    monkeypatch.setitem(METHODS, "pairs", Pairs)
+    (record,) = train(with_(method="pairs", steps=1, learning_rate=1e-30))
+    # Untrained logits are near zero, so the loss of any target is near log 3; a wrong mean would halve it
+    assert record.loss == pytest.approx(math.log(3), rel=0.35)
+
+
+def test_a_stage_may_ask_the_classifier_of_the_one_before_what_to_draw(monkeypatch):
+    """As JTT does: the second stage draws what the first got wrong more often."""
+    given = []
+
+    @dataclasses.dataclass(frozen=True)
+    class JTT(Method):
+        def stages(self, task):
+            def mistakes(start):
+                wrong = start.logits(start.selected, np.arange(70)).argmax(1).numpy() != task.labels
+                given.append((wrong, start.selected.sha256(), start.classifier.sha256()))
+                return weighted(1.0 + 9 * wrong, task.config)(start)
+
+            (first,) = METHODS["erm"]().stages(task)
+            return [first, dataclasses.replace(first, streams=(mistakes,), prepare=fresh_head(1))]
+
+    monkeypatch.setitem(METHODS, "jtt", JTT)
+    train(with_(method="jtt", steps=3))
+    first = train(with_(method="erm", steps=3))[-1].classifier
+    ((wrong, selected, begins),) = given
+    assert selected == first.sha256() != begins
+    assert (wrong == (predict(first, IMAGES).argmax(1).numpy() != LABELS)).all() and wrong.any()
 
 
 # ----------------------------------------------------------------------------------------------------------

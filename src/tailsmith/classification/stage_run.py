@@ -58,7 +58,8 @@ class StageRun:
             if any(each.requires_grad for each in self._objective.parameters()):
                 self._losses = accelerator.prepare(self._objective)
         self._average = copy.deepcopy(self.classifier) if stage.config.ema_decay else self.classifier
-        self._streams = [stream(Start(accelerator.device, self.classifier)) for stream in stage.streams]
+        begin = Start(accelerator.device, self.classifier, start, self._logits)
+        self._streams = [stream(begin) for stream in stage.streams]
         self.learning_rate, self._at = 0.0, 0
 
     def step(self, step: int, before: int, stop: bool) -> tuple[float, bool]:
@@ -68,13 +69,13 @@ class StageRun:
         for group in self._optimizer.param_groups:
             group["lr"] = self.learning_rate
         progress = (step - 1) / config.steps
-        batch, own = self._batch(step, progress)
+        batch, own, everyones = self._batch(step, progress)
         with _drawing_from(config.seed, step, device), _precision(config, device):
             logits, features = self._model(batch.images)
         losses = self._losses(logits.float(), features.float(), batch, progress)
         # Processes average their gradients, so each scales its sum: their slices may differ by one image
-        global_size = config.batch_size * len(losses) / max(own, 1)
-        value = losses.sum() * self._accelerator.num_processes / global_size
+        size = len(losses) * everyones / own if own else everyones
+        value = losses.sum() * self._accelerator.num_processes / size
         self._optimizer.zero_grad()
         self._accelerator.backward(value)
         self._optimizer.step()
@@ -111,14 +112,15 @@ class StageRun:
 
     # ------------------------------------------------------------------------------------------------------
 
-    def _batch(self, step: int, progress: float) -> tuple[Batch, int]:
-        """What the classifier gets to see, and how many rows of this process it is made from."""
+    def _batch(self, step: int, progress: float) -> tuple[Batch, int, int]:
+        """What the classifier gets to see; how many rows it is made from, here and in all processes together."""
         config, process = self.stage.config, processes.index()
         moment = Moment(step, progress, self.learning_rate, self._features)
         draws = generator(config.seed, step, process)
-        streams = tuple(self._examples(processes.own(each.next(moment)), draws) for each in self._streams)
+        rows = [each.next(moment) for each in self._streams]
+        streams = tuple(self._examples(processes.own(each), draws) for each in rows)
         batch = self.stage.transform(streams, generator(config.seed, step, process, 2), progress)
-        return batch, len(streams[0].rows)
+        return batch, len(streams[0].rows), len(rows[0])
 
     def _examples(self, rows: Rows, draws: torch.Generator) -> Examples:
         images, labels = self._stored(rows)
@@ -130,6 +132,9 @@ class StageRun:
         with torch.no_grad(), _precision(self.stage.config, self._accelerator.device):
             _, features = self.classifier(self._augmented(images, draws))
         return features.float(), labels
+
+    def _logits(self, classifier: Classifier, rows: Rows) -> Tensor:
+        return predict_with_features(classifier, self._data.train.images, rows=rows)[0]
 
     def _test_features(self, classifier: Classifier, rows: Rows) -> Tensor:
         return predict_with_features(classifier, self._data.train.images, rows=rows)[1]

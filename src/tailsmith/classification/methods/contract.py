@@ -84,6 +84,8 @@ class Start:
 
     device: torch.device
     classifier: Classifier  # the one that this stage trains
+    selected: Classifier  # the one that it was made from, of the stage before
+    logits: Callable[[Classifier, Rows], Tensor]  # training rows [n] -> [n, C] on the CPU, in the test view
 
 
 @dataclass(frozen=True)
