@@ -19,7 +19,7 @@ from PIL import Image
 
 from folders import write_folder, write_image
 from tailsmith import stages
-from tailsmith.config import RunConfig, SynthesisConfig, TrainConfig, from_dict, to_dict
+from tailsmith.config import RunConfig, SearchConfig, SynthesisConfig, TrainConfig, from_dict, to_dict
 from tailsmith.experiment import demo_config, report_run, run, train_arm
 from tailsmith.files import read_json
 from tailsmith.run_directory import RunDirectory
@@ -310,6 +310,35 @@ def test_a_configuration_survives_yaml_and_refuses_unknown_keys():
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ValueError, match=r"configuration.synthesis has an unknown key 'omega'"):
         from_dict(RunConfig, {"synthesis": {"omega": 1}})
+
+
+@pytest.mark.parametrize("search", [None, SearchConfig(trials=2, seeds=1, batch_size=(8, 8))])
+def test_a_run_goes_on_in_the_middle_of_a_training(world, tmp_path, monkeypatch, search):
+    from tailsmith.classification import stage_run
+
+    config = small(world, arms=("erm",), study_scales=(), search=search)
+    config = replace(config, real=replace(config.real, checkpoint_every=1, steps=5))
+    step, taken = stage_run.StageRun.step, []
+
+    def interrupted(self, number, before, stop):
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        taken.append(number)
+        return step(self, number, before, stop)
+
+    monkeypatch.setattr(stage_run.StageRun, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run")
+    (checkpoint,) = (tmp_path / "run" / "arms" / "erm" / "training").iterdir()
+    assert checkpoint.name == ("trial-0.safetensors" if search else "checkpoint.safetensors")
+    taken.append(0)
+    run(config, tmp_path / "run")
+    assert taken == [1, 2, 3, 0, 4, 5, *([1, 2, 3, 4, 5] if search else [])]
+    assert not checkpoint.parent.exists()
+    run(config, tmp_path / "whole")
+    for name in ("history.json", "evaluation.json", "classifier/model.safetensors"):
+        one, other = (tmp_path / each / "arms" / "erm" / name for each in ("run", "whole"))
+        assert one.read_bytes() == other.read_bytes()
 
 
 @pytest.mark.slow
