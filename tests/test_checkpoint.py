@@ -323,6 +323,29 @@ def test_other_data_is_refused(tmp_path):
         next(training(TINY, class_names=("a", "b", "c")).resumable(path, "colours"))
 
 
+def test_the_identity_of_a_training_is_in_its_images_and_their_augmentation(tmp_path):
+    from folders import write_folder, write_image
+    from tailsmith import stages
+    from tailsmith.training_progress import identity
+
+    write_folder(tmp_path / "data")
+
+    def known(size: int = 8, augmentation: str = "none") -> str:
+        dataset = stages.load(tmp_path / "data")
+        return identity(dataset.split("train"), dataset.split("val"), size, augmentation)
+
+    first = known()
+    assert known() == first
+    others = [known(size=9), known(augmentation="paper")]
+    write_image(
+        tmp_path / "data" / "val" / "cat" / "0.png", np.full((12, 12, 3), 99)
+    )  # another image under the same name
+    others.append(known())
+    write_image(tmp_path / "data" / "train" / "cat" / "9.png", np.full((12, 12, 3), 9))
+    others.append(known())
+    assert len({first, *others}) == 5
+
+
 def damage(path: Path, how: str) -> None:
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[:-100], "empty": b"", "flipped": whole[:-50] + b"\x7f\x7f" + whole[-48:]}[how])

@@ -147,6 +147,7 @@ def train_arm(
     """Train and test one arm unless it is there already; of several processes in a run directory one does."""
     classifier = directory.classifier(arm) if directory.evaluation(arm) is not None else None
     if classifier is not None:
+        discard_all(directory.arm(arm) / "training")
         return classifier
     with directory.exclusive("trains a classifier"):
         return _train_arm(directory, config, dataset, arm, synthetic)
