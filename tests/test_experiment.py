@@ -333,7 +333,7 @@ def test_a_run_goes_on_in_the_middle_of_a_training(world, tmp_path, monkeypatch,
     assert checkpoint.name == ("trial-0.safetensors" if search else "checkpoint.safetensors")
     taken.append(0)
     run(config, tmp_path / "run")
-    assert taken == [1, 2, 3, 0, 4, 5, *([1, 2, 3, 4, 5] if search else [])]
+    assert taken == [1, 2, 3, 0, 4, 5, *([1, 2, 3, 4, 5] * 2 if search else [])]  # the second trial, and another seed
     assert not checkpoint.parent.exists()
     run(config, tmp_path / "whole")
     for name in ("history.json", "evaluation.json", "classifier/model.safetensors"):
