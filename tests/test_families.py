@@ -136,7 +136,7 @@ def test_unclip_without_an_image_is_zeros_throughout(guidance_scale, pipes):
                 noised = pipe.noise_image_embeddings(
                     image_embeds=embed_images(pipe, [image_of(request)]),
                     noise_level=0,
-                    generator=[torch.Generator().manual_seed(request.noise_seed)],
+                    generator=[noise_generator(request.noise_seed)],
                 )
                 torch.testing.assert_close(row, noised[0], atol=1e-4, rtol=1e-4)
 

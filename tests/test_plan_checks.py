@@ -104,7 +104,6 @@ def test_metadata_that_means_nothing(meta, message, tmp_path):
         ({"embedding_dropout": "0.5"}, "embedding_dropout should be float, got '0.5'"),
         ({"num_inference_steps": 2.5}, r"num_inference_steps should be int \| None, got 2.5"),
         ({"num_inference_steps": True}, r"num_inference_steps should be int \| None, got True"),
-        ({"seed": 10**20}, r"seed should be below 2\^63, got 100000000000000000000"),
         ({"display_names": {"bag": 3}}, r"display_names should be dict\[str, str\], got \{'bag': 3\}"),
         ({"criterion": {"entropy": "much"}}, "criterion should be str"),
     ],

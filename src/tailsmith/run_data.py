@@ -12,6 +12,7 @@ from PIL import Image
 
 from tailsmith.data.counts import describe
 from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.data.decoding import decode
 from tailsmith.files import read_json, write_atomically, write_json
 from tailsmith.run_directory import RunDirectory
 from tailsmith.sample_study import rarest
@@ -55,7 +56,7 @@ class KeptData:
     def pictures(self, index: int) -> list[Image.Image]:
         """Real training images of a class or group, by its flat index; none in a run that kept none."""
         paths = sorted((self.folder / PICTURES).glob(f"{index}-*.png"))
-        return [Image.open(path).convert("RGB") for path in paths]
+        return [decode(path.read_bytes(), str(path)) for path in paths]
 
 
 def keep_data(directory: RunDirectory, per: str, dataset: Dataset) -> Dataset:

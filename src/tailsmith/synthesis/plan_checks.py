@@ -201,8 +201,6 @@ def check_settings(config: SynthesisConfig) -> None:
         )
     if config.seed < 0:
         raise ValueError(f"seed should not be negative, got {config.seed}")
-    if config.seed > LARGEST:
-        raise ValueError(f"seed should be below 2^63, got {config.seed}")
     _check_feedback(config, config.num_inference_steps)
 
 
