@@ -19,8 +19,9 @@ from PIL import Image
 
 from folders import write_folder, write_image
 from tailsmith import stages
+from tailsmith.arms import ARMS
 from tailsmith.config import RunConfig, SearchConfig, SynthesisConfig, TrainConfig, from_dict, to_dict
-from tailsmith.experiment import demo_config, report_run, run, train_arm
+from tailsmith.experiment import World, demo_config, report_run, run, train_arm
 from tailsmith.files import read_json
 from tailsmith.run_directory import RunDirectory
 
@@ -82,7 +83,7 @@ def test_a_run_leaves_everything_it_knew_and_made(finished):
         "arms/erm/classifier/model.safetensors",
     ):
         assert (finished / name).is_file()
-    shards = sorted((finished / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet"))
+    shards = sorted((finished / "synthetic" / "feedback_entropy").glob("shard-*.parquet"))
     made = pd.concat([pd.read_parquet(shard) for shard in shards])
     assert made["label"].value_counts().to_dict() == {1: 6, 2: 11}  # 12 - (4 + 2) and 12 - 1; class 0 has 15
     assert made["criterion_value"].notna().all() and (made["feedback_scale"] == 0.05).all()
@@ -184,12 +185,12 @@ def test_moved_data_are_the_same_data(world, tmp_path):
     run(config, tmp_path / "run")
     shutil.move(pets, tmp_path / "animals")
     moved = str(tmp_path / "animals")
-    before = (tmp_path / "run" / "arms" / "text" / "synthetic" / "plan.parquet").read_bytes()
+    before = (tmp_path / "run" / "synthetic" / "text" / "plan.parquet").read_bytes()
     run(replace(config, data=f"{moved}/"), tmp_path / "run")
     assert RunDirectory(tmp_path / "run").config().data == f"{moved}/"
     assert report_run(tmp_path / "run", moved).is_file()
     assert RunDirectory(tmp_path / "run").config().data == moved
-    assert (tmp_path / "run" / "arms" / "text" / "synthetic" / "plan.parquet").read_bytes() == before
+    assert (tmp_path / "run" / "synthetic" / "text" / "plan.parquet").read_bytes() == before
 
 
 def test_a_run_that_kept_no_fingerprint_goes_on_where_its_data_still_lie(world, tmp_path):
@@ -270,7 +271,8 @@ def test_one_process_trains_and_the_other_waits_and_takes_its_classifier(world, 
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setattr(stages, "train", slowly)
-        ours = [pool.submit(train_arm, directory, config, dataset, "erm", None) for _ in range(2)]
+        world = World(directory, config, dataset, lambda: None)
+        ours = [pool.submit(train_arm, world, ARMS["erm"]) for _ in range(2)]
         assert ours[0].result().sha256() == ours[1].result().sha256()
     assert len(trained) == 1
     assert "another process trains a classifier; waiting for it" in caplog.text
@@ -348,7 +350,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(world, finished, 
     whole, killed = finished, tmp_path / "killed"
     command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(config)), str(killed)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    shards = killed / "arms" / "feedback_entropy" / "synthetic"
+    shards = killed / "synthetic" / "feedback_entropy"
     deadline = time.monotonic() + 200
     while not (shards / "shard-00000.parquet").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -357,7 +359,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(world, finished, 
     process.wait()
     assert not (killed / "report.html").exists()
     run(config, killed)
-    for path in sorted((whole / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet")):
+    for path in sorted((whole / "synthetic" / "feedback_entropy").glob("shard-*.parquet")):
         one, other = pd.read_parquet(path), pd.read_parquet(shards / path.name)
         pd.testing.assert_frame_equal(
             one.drop(columns=["seconds", "image"]), other.drop(columns=["seconds", "image"]), rtol=1e-3
