@@ -165,7 +165,9 @@ class RunConfig:
     def __post_init__(self) -> None:
         if self.sets:
             check_sets(self.sets)
-        for name in self.sets:
+        for name, changes in self.sets.items():
+            if not isinstance(changes, Mapping):
+                raise ValueError(f"sets.{name} should be settings of synthesis and their values, got {changes!r}")
             synthesis_of(self, name)
         for name in self.arms:
             arm_of(name, self.sets)
