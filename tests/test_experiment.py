@@ -19,8 +19,19 @@ from PIL import Image
 
 from folders import write_folder, write_image
 from tailsmith import stages
-from tailsmith.config import RunConfig, SearchConfig, SynthesisConfig, TrainConfig, from_dict, to_dict
-from tailsmith.experiment import demo_config, report_run, run, train_arm
+from tailsmith.arms import ARMS, Arm, arm_of
+from tailsmith.cli import main
+from tailsmith.config import (
+    RunConfig,
+    SearchConfig,
+    SynthesisConfig,
+    TrainConfig,
+    check_settled,
+    from_dict,
+    sets_of,
+    to_dict,
+)
+from tailsmith.experiment import World, demo_config, report_run, run, train_arm
 from tailsmith.files import read_json
 from tailsmith.run_directory import RunDirectory
 
@@ -82,7 +93,7 @@ def test_a_run_leaves_everything_it_knew_and_made(finished):
         "arms/erm/classifier/model.safetensors",
     ):
         assert (finished / name).is_file()
-    shards = sorted((finished / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet"))
+    shards = sorted((finished / "synthetic" / "feedback_entropy").glob("shard-*.parquet"))
     made = pd.concat([pd.read_parquet(shard) for shard in shards])
     assert made["label"].value_counts().to_dict() == {1: 6, 2: 11}  # 12 - (4 + 2) and 12 - 1; class 0 has 15
     assert made["criterion_value"].notna().all() and (made["feedback_scale"] == 0.05).all()
@@ -184,12 +195,12 @@ def test_moved_data_are_the_same_data(world, tmp_path):
     run(config, tmp_path / "run")
     shutil.move(pets, tmp_path / "animals")
     moved = str(tmp_path / "animals")
-    before = (tmp_path / "run" / "arms" / "text" / "synthetic" / "plan.parquet").read_bytes()
+    before = (tmp_path / "run" / "synthetic" / "text" / "plan.parquet").read_bytes()
     run(replace(config, data=f"{moved}/"), tmp_path / "run")
     assert RunDirectory(tmp_path / "run").config().data == f"{moved}/"
     assert report_run(tmp_path / "run", moved).is_file()
     assert RunDirectory(tmp_path / "run").config().data == moved
-    assert (tmp_path / "run" / "arms" / "text" / "synthetic" / "plan.parquet").read_bytes() == before
+    assert (tmp_path / "run" / "synthetic" / "text" / "plan.parquet").read_bytes() == before
 
 
 def test_a_run_that_kept_no_fingerprint_goes_on_where_its_data_still_lie(world, tmp_path):
@@ -270,7 +281,8 @@ def test_one_process_trains_and_the_other_waits_and_takes_its_classifier(world, 
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
         patch.setattr(stages, "train", slowly)
-        ours = [pool.submit(train_arm, directory, config, dataset, "erm", None) for _ in range(2)]
+        world = World(directory, config, dataset, lambda: None)
+        ours = [pool.submit(train_arm, world, ARMS["erm"]) for _ in range(2)]
         assert ours[0].result().sha256() == ours[1].result().sha256()
     assert len(trained) == 1
     assert "another process trains a classifier; waiting for it" in caplog.text
@@ -303,6 +315,74 @@ def test_arms_need_the_guiding_classifier():
         RunConfig(arms=("text",))
     with pytest.raises(ValueError, match=r"arms should be among .* got 'magic'"):
         RunConfig(arms=("erm", "magic"))
+
+
+def test_arms_are_methods_sets_and_both():
+    assert arm_of("crt") == Arm("crt", "crt", None)
+    assert arm_of("image_text") == Arm("image_text", None, "image_text")
+    assert arm_of("cmo:probability=0.7+mine", ["mine"]) == Arm(
+        "cmo:probability=0.7+mine", "cmo:probability=0.7", "mine"
+    )
+    for name in ("crt+magic", "magic+text", "+text", "crt+", "mine", ""):
+        with pytest.raises(
+            ValueError, match=r"arms should be among the methods \['erm', .*'lws'.*\] and the sets \['text'.*got"
+        ):
+            arm_of(name)
+    with pytest.raises(ValueError, match="method 'cmo' has no setting 'size=1': expected one of"):
+        RunConfig(arms=("erm", "cmo:size=1+text"))
+
+
+def test_sets_of_ones_own_change_some_settings():
+    config = RunConfig(arms=("erm", "strong"), sets={"strong": {"feedback_scale": 0.5, "feedback_steps": [0, 2]}})
+    assert sets_of(config) == {"strong": replace(config.synthesis, feedback_scale=0.5, feedback_steps=(0, 2))}
+    assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
+    check_settled(config)
+    for changes, message in (
+        ({"sets": {"text": {}}}, "sets should not redefine 'text', which is a set already"),
+        ({"sets": {"crt": {}}}, "sets should not redefine 'crt', which is a method already"),
+        ({"sets": {"a/b": {}}}, "a set's name should be of letters"),
+        ({"sets": {"mine": {"omega": 1}}}, "sets.mine has an unknown key 'omega'"),
+        ({"sets": {"mine": 3}}, "sets.mine should be settings of synthesis and their values, got 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            RunConfig(**changes)
+    with pytest.raises(ValueError, match="no arm trains on the set 'mine'; name it among --arms"):
+        check_settled(RunConfig(sets={"mine": {"feedback_scale": 0.5}}))
+
+
+def test_arms_share_a_set_and_any_method_takes_one(world, tmp_path, capsys):
+    options = [
+        *("run", "--data", world["data"], "--generator", world["generator"], "--out", tmp_path / "run", "--target", 12),
+        *("--arms", "erm,cmo,plain,crt:head_steps=2+plain,group_dro", "--study_scales", "[]"),
+        *("--sets", "{plain: {conditioning: text, feedback_scale: 0.0, guidance_scale: 2.0}}"),
+        *("--synthesis.num_inference_steps", 2, "--synthesis.conditioning", "text"),
+    ]
+    for stage in ("real", "mixed"):
+        options += [
+            f"--{stage}.{name}={value}" for name, value in {"steps": 2, "batch_size": 8, "image_size": 16}.items()
+        ]
+    assert main(list(map(str, options))) == 0, capsys.readouterr().err
+    results = read_json(tmp_path / "run" / "evaluation.json")["arms"]
+    assert list(results) == ["erm", "cmo", "plain", "crt:head_steps=2+plain", "group_dro"]
+    assert [path.name for path in (tmp_path / "run" / "synthetic").iterdir()] == ["plain"]
+    assert (tmp_path / "run" / "arms" / "crt-head_steps=2+plain" / "evaluation.json").is_file()
+    timings = read_json(tmp_path / "run" / "timings.json")
+    assert [name for name in timings if name.startswith("synthesize")] == ["synthesize plain"]
+    refused = [*map(str, options), "--arms", "erm,group_dro+plain", "--out", str(tmp_path / "refused")]
+    assert main(refused) == 2 and not (tmp_path / "refused").exists()
+    assert "needs a group for every training image, 17 of" in capsys.readouterr().err
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_the_images_of_its_arms(world, finished, tmp_path, monkeypatch):
+    shutil.copytree(finished, tmp_path / "run")
+    for folder in (tmp_path / "run" / "synthetic").iterdir():
+        folder.rename(tmp_path / "run" / "arms" / folder.name / "synthetic")
+    (tmp_path / "run" / "synthetic").rmdir()
+    (tmp_path / "run" / "arms" / "image_text" / "evaluation.json").unlink()
+    monkeypatch.setattr("tailsmith.synthesis.worker.Worker.render", lambda *_: pytest.fail("rendered again"))
+    run(small(world), tmp_path / "run")
+    assert read_json(tmp_path / "run" / "evaluation.json")["arms"] == read_json(finished / "evaluation.json")["arms"]
+    assert not (tmp_path / "run" / "synthetic").exists()
 
 
 def test_a_configuration_survives_yaml_and_refuses_unknown_keys():
@@ -348,7 +428,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(world, finished, 
     whole, killed = finished, tmp_path / "killed"
     command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(config)), str(killed)]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-    shards = killed / "arms" / "feedback_entropy" / "synthetic"
+    shards = killed / "synthetic" / "feedback_entropy"
     deadline = time.monotonic() + 200
     while not (shards / "shard-00000.parquet").exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -357,7 +437,7 @@ def test_a_run_killed_in_the_middle_ends_as_if_it_had_not_been(world, finished, 
     process.wait()
     assert not (killed / "report.html").exists()
     run(config, killed)
-    for path in sorted((whole / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet")):
+    for path in sorted((whole / "synthetic" / "feedback_entropy").glob("shard-*.parquet")):
         one, other = pd.read_parquet(path), pd.read_parquet(shards / path.name)
         pd.testing.assert_frame_equal(
             one.drop(columns=["seconds", "image"]), other.drop(columns=["seconds", "image"]), rtol=1e-3

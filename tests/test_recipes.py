@@ -249,7 +249,7 @@ def test_a_recipe_runs_from_images_to_report(
     assert stored["synthesis"]["prompt"] == config_of(name).synthesis.prompt
     licence = read_json(out / "environment.json")["licences"]["data"]
     assert licence == read_recipe(name).benchmark.licence
-    shards = sorted((out / "arms" / "feedback_entropy" / "synthetic").glob("shard-*.parquet"))
+    shards = sorted((out / "synthetic" / "feedback_entropy").glob("shard-*.parquet"))
     made = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
     # imagenet-lt has 6, 3, 2 and places-lt 6, 4, 2 training images; the groups of nico++ have 0, 2, 4, 0
     assert len(made) == {"imagenet-lt": 5, "places-lt": 4, "nico++": 14}[name]

@@ -177,13 +177,13 @@ def synthesize(
     from tailsmith.outputs import check_folder
     from tailsmith.planning import with_dtype
     from tailsmith.synthesis.requests import Plan
-    from tailsmith.synthesis.shards import chosen_shards, rendered
+    from tailsmith.synthesis.shards import chosen_shards, plan_in, rendered
 
     devices.use(device)
     if batch_size < 1:
         raise ValueError(f"batch_size should be at least 1, got {batch_size}")
     check_folder(out, data)
-    requests = Plan.read(plan) if dtype is None else with_dtype(Plan.read(plan), dtype)
+    requests = plan_in(out, Plan.read(plan) if dtype is None else with_dtype(Plan.read(plan), dtype))
     devices.chosen_dtype(requests.meta["synthesis"].get("dtype", "fp32"))
     chosen = requests.shards if shards is None else chosen_shards(str(shards), requests.shards)
     guide = on_accelerator(load_classifier(classifier)) if classifier else None

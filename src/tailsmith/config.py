@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar, get_args, get_type_hints
 
+from tailsmith.arms import GUIDE, SETS, Arm, arm_of, check_sets
 from tailsmith.classification.train_config import (
     MOST,
     MOST_PIXELS,
@@ -16,6 +17,8 @@ from tailsmith.classification.train_config import (
     check_seed,
     check_whole,
 )
+
+Config = TypeVar("Config")
 
 __all__ = [
     "FitGeneratorConfig",
@@ -111,19 +114,6 @@ class FitGeneratorConfig:
             raise ValueError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {self.image_size}")
 
 
-# What a run can compare. Each arm is trained and tested alike; the guiding classifier is the arm "erm".
-ARMS: dict[str, dict[str, Any]] = {
-    "erm": {"synthesis": None},  # real images only, cross-entropy
-    "balanced_softmax": {"synthesis": None},  # real images only
-    "text": {"synthesis": {"conditioning": "text", "feedback_scale": 0.0}},  # LDM(txt)
-    "image_text": {"synthesis": {"conditioning": "image+text", "feedback_scale": 0.0}},  # LDM(txt and img), dropout
-    "feedback_entropy": {"synthesis": {"criterion": "entropy"}},  # LDM-FG
-    "feedback_loss": {"synthesis": {"criterion": "loss"}},
-    "feedback_hardness": {"synthesis": {"criterion": "hardness"}},
-    "feedback_combined": {"synthesis": {"criterion": {"entropy": 1.0, "loss": 1.0, "hardness": 1.0}}},
-}
-
-
 @dataclass(frozen=True)
 class SearchConfig:
     """Every arm draws its learning rate and batch size at random, and validation accuracy chooses (App. G.3)."""
@@ -160,7 +150,8 @@ class RunConfig:
     generator: str = "mini-unclip"
     target: int | str | dict[str, int] = "max"  # images per class or group after synthesis
     per: str = "class"  # class | group
-    arms: tuple[str, ...] = ("erm", "balanced_softmax", "image_text", "feedback_entropy")
+    arms: tuple[str, ...] = ("erm", "balanced_softmax", "image_text", "feedback_entropy")  # METHOD, SET, METHOD+SET
+    sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # your own: {mine: {guidance_scale: 3}}; arms name it
     augmentation: str = "crop-flip-colour"
     real: TrainConfig = field(default_factory=lambda: TrainConfig(steps=600))  # real images only
     mixed: TrainConfig = field(  # real and synthetic, half of each mini-batch (section 4.1)
@@ -172,15 +163,41 @@ class RunConfig:
     study_scales: tuple[float, ...] = (0.0, 0.01, 0.02, 0.04)  # omegas at which a few samples are looked at
 
     def __post_init__(self) -> None:
-        unknown = [arm for arm in self.arms if arm not in ARMS]
-        if unknown:
-            raise ValueError(f"arms should be among {list(ARMS)}, got {unknown[0]!r}")
-        if "erm" not in self.arms:
-            raise ValueError(f"arms should include 'erm', the classifier that guides; got {list(self.arms)}")
+        if self.sets:
+            check_sets(self.sets)
+        for name, changes in self.sets.items():
+            if not isinstance(changes, Mapping):
+                raise ValueError(f"sets.{name} should be settings of synthesis and their values, got {changes!r}")
+            synthesis_of(self, name)
+        for name in self.arms:
+            arm_of(name, self.sets)
+        if GUIDE not in self.arms:
+            raise ValueError(f"arms should include {GUIDE!r}, the classifier that guides; got {list(self.arms)}")
         if self.per not in ("class", "group"):
             raise ValueError(f"per should be 'class' or 'group', got {self.per!r}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size should be at least 1, got {self.batch_size}")
+
+
+def arms_of(config: RunConfig) -> list[Arm]:
+    """What the run compares, in its order."""
+    return [arm_of(name, config.sets) for name in config.arms]
+
+
+def sets_of(config: RunConfig) -> dict[str, SynthesisConfig]:
+    """Name of each synthetic set that an arm trains on -> its settings, each once."""
+    return {arm.set: synthesis_of(config, arm.set) for arm in arms_of(config) if arm.set is not None}
+
+
+def synthesis_of(config: RunConfig, name: str) -> SynthesisConfig:
+    """The run's synthesis settings with what makes a synthetic set."""
+    return changed(config.synthesis, {**SETS, **config.sets}[name], f"sets.{name}")
+
+
+def train_config(config: RunConfig, arm: Arm) -> TrainConfig:
+    """Arms of real images differ in their method alone; arms with synthetic images share the rest of `mixed`."""
+    training = config.real if arm.set is None else config.mixed
+    return training if arm.method is None else replace(training, method=arm.method)
 
 
 def check_settled(config: RunConfig) -> None:
@@ -190,15 +207,16 @@ def check_settled(config: RunConfig) -> None:
             f"real.method is {config.real.method!r}, but each arm of real images has its own (erm, balanced_softmax): "
             "leave it out and name the arms with --arms; arms with synthetic images have mixed.method"
         )
-    changes = {arm: ARMS[arm]["synthesis"] for arm in config.arms if ARMS[arm]["synthesis"] is not None}
+    if unused := [name for name in config.sets if name not in sets_of(config)]:
+        raise ValueError(f"no arm trains on the set {unused[0]!r}; name it among --arms, or leave it out of sets")
     for name in ("conditioning", "criterion", "feedback_scale"):
         given = getattr(config.synthesis, name)
-        own = {arm: changed.get(name, given) for arm, changed in changes.items()}
+        own = {set_name: getattr(settings, name) for set_name, settings in sets_of(config).items()}
         if name == "criterion":
-            guided = {arm for arm, changed in changes.items() if changed.get("feedback_scale", 1.0) > 0}
-            own = {arm: value if arm in guided else "unguided" for arm, value in own.items()}
+            guided = {set_name for set_name, settings in sets_of(config).items() if settings.feedback_scale > 0}
+            own = {set_name: value if set_name in guided else "unguided" for set_name, value in own.items()}
         if own and given != getattr(SynthesisConfig(), name) and given not in own.values():
-            said = ", ".join(f"{arm}: {value}" for arm, value in own.items())
+            said = ", ".join(f"{set_name}: {value}" for set_name, value in own.items())
             raise ValueError(
                 f"synthesis.{name} is {given}, but no arm uses it ({said}); leave it out, or name other --arms"
             )
@@ -206,12 +224,24 @@ def check_settled(config: RunConfig) -> None:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain dicts and lists, as YAML and JSON write them."""
-    plain: dict[str, Any] = {}
-    for name, value in asdict(config).items():
-        plain[name] = list(value) if isinstance(value, tuple) else value
-        if isinstance(value, dict):
-            plain[name] = {key: list(inner) if isinstance(inner, tuple) else inner for key, inner in value.items()}
+    plain: dict[str, Any] = _plain(asdict(config))
     return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
+
+
+def changed(config: Config, changes: Mapping[str, Any], where: str) -> Config:
+    """A configuration with some values changed, those of a section within it alike; `where` says in errors whose."""
+    values = {each.name: getattr(config, each.name) for each in fields(config)}  # type: ignore[arg-type]
+    for key, value in changes.items():
+        section = is_dataclass(values.get(key)) and isinstance(value, Mapping)
+        values[key] = changed(values[key], value, f"{where}.{key}") if section else value
+    made: Config = from_dict(type(config), values, where)
+    return made
 
 
 def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configuration") -> Any:

@@ -1,30 +1,54 @@
-"""The recipe of the paper (Figure 2), from imbalanced real images to a report, in one function."""
+"""The recipe of the paper (Figure 2), from imbalanced real images to a report; one loop over arms, and nothing else."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tailsmith import stages
+from tailsmith.arms import ARMS, GUIDE, Arm
 from tailsmith.classification.checkpoint import discard_all
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.training import check_train_config, untrained_classifier
-from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, check_settled
+from tailsmith.config import RunConfig, SynthesisConfig, TrainConfig, arms_of, check_settled, synthesis_of, train_config
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.devices import chosen_dtype
 from tailsmith.files import read_json, write_json
 from tailsmith.outputs import check_folder, save_trained
+from tailsmith.run_checks import check_run
 from tailsmith.run_data import keep_data
 from tailsmith.run_directory import RunDirectory, environment
 from tailsmith.run_report import write_run_report
 from tailsmith.sample_study import Study, study_samples
-from tailsmith.sample_study import settings as study_settings
 from tailsmith.search import best_of_trials, over_seeds
 from tailsmith.synthesis import hardness
 from tailsmith.synthesis.generators import generator_hash, preset
 from tailsmith.synthesis.provenance import load_hashed
+
+
+@dataclass(frozen=True)
+class World:
+    """Where arms are trained: a run's folder and settings, its real images, and the generator, made when first asked.
+
+    `test` gives the accuracy table of an arm: by default on the real test images.
+    """
+
+    directory: RunDirectory
+    config: RunConfig
+    dataset: Dataset
+    generator: Callable[[], Any]
+    test: Callable[[Classifier, Dataset], dict[str, Any]] = stages.evaluate
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of an arm, and the images of its set; None for real images only."""
+
+    arm: Arm
+    classifier: Classifier
+    synthetic: Dataset | None
 
 
 def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Path:
@@ -38,31 +62,40 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     check_folder(Path(out), config.data)
     RunDirectory(Path(out)).check(config)  # before a look at every image
     dataset = _load(config)
-    _check(config, dataset)
+    check_run(config, dataset)
     directory = RunDirectory.claim(Path(out), config, command, dataset)
     dataset = keep_data(directory, config.per, dataset)
 
-    # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
-    guide = train_arm(directory, config, dataset, "erm", None)
+    world = World(directory, config, dataset, cache(lambda: load_hashed(config.generator, dtype=dtype)))
 
-    pipe: Any = None
-    for arm in config.arms:
-        synthetic = None
-        if ARMS[arm]["synthesis"] is not None:
-            # 2. One request per image that a class or group lacks; 3. D_syn: text- and image-conditioned samples,
-            # steered by omega grad C(x, y, f_phi) (Eq. 3).
-            pipe = pipe or load_hashed(config.generator, dtype=dtype)
-            synthetic = synthesize_arm(directory, config, dataset, arm, guide, pipe)
-        # 4. Retrain from scratch on D_real and D_syn, half of each mini-batch; test on real images only.
-        train_arm(directory, config, dataset, arm, synthetic)
+    # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
+    guide = train_arm(world, ARMS[GUIDE])
+    # 2. to 4. Plan, synthesize, retrain: each arm in turn.
+    for _ in train_arms(world, arms_of(config), guide):
+        pass
 
     # 5. What it bought, and what the samples are like.
     with directory.exclusive("studies the samples"), directory.timed("study samples"):
-        pipe = pipe or load_hashed(config.generator, dtype=dtype)
-        study = study_samples(Study(directory, config, dataset, guide, pipe))
+        study = study_samples(Study(directory, config, dataset, guide, world.generator()))
     write_json(directory.path / "samples.json", study)
     write_json(directory.path / "environment.json", {**environment(), **_provenance(config, dataset, guide)})
     return report_run(directory.path)
+
+
+def train_arms(world: World, arms: Iterable[Arm], guide: Classifier) -> Iterator[Trained]:
+    """The loop over arms: each trained and tested, or taken from the run's folder where it is there already.
+
+    Arms that name one synthetic set share its images.
+    """
+    made: dict[str, Dataset] = {}
+    for arm in arms:
+        if arm.set is not None and arm.set not in made:
+            # 2. One request per image that a class or group lacks; 3. D_syn: text- and image-conditioned samples,
+            # steered by omega grad C(x, y, f_phi) (Eq. 3).
+            made[arm.set] = synthesize_set(world, arm.set, guide)
+        synthetic = None if arm.set is None else made[arm.set]
+        # 4. Retrain from scratch on D_real and D_syn, half of each mini-batch; test on real images only.
+        yield Trained(arm, train_arm(world, arm, synthetic), synthetic)
 
 
 def report_run(out: Path, data: str | None = None) -> Path:
@@ -82,11 +115,6 @@ def report_run(out: Path, data: str | None = None) -> Path:
         directory = RunDirectory.claim(directory.path, replace(config, data=data), "", dataset)
         keep_data(directory, config.per, dataset)
     return write_run_report(directory, config, read_json(directory.path / "samples.json"))
-
-
-def arm_synthesis(config: RunConfig, arm: str) -> SynthesisConfig:
-    """The run's synthesis settings with what makes the arm."""
-    return replace(config.synthesis, **ARMS[arm]["synthesis"])
 
 
 def demo_config(task: str = "fashion-lt") -> RunConfig:
@@ -109,63 +137,56 @@ def demo_config(task: str = "fashion-lt") -> RunConfig:
     return RunConfig(target=120, synthesis=SynthesisConfig(feedback_scale=0.02), **common)
 
 
-def train_config(config: RunConfig, arm: str) -> TrainConfig:
-    """Real-only arms differ in their loss alone; arms with synthetic images share one configuration."""
-    if ARMS[arm]["synthesis"] is None:
-        return replace(config.real, method=arm)
-    return config.mixed
-
-
-def synthesize_arm(
-    directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, guide: Classifier, pipe: Any
-) -> Dataset:
-    """Plan and render the synthetic images of one arm, or what of them is missing."""
+def synthesize_set(world: World, name: str, guide: Classifier) -> Dataset:
+    """Plan and render a synthetic set, or what of it is missing; a larger target adds shards to those there are."""
+    config = world.config
     plan = stages.plan(
-        dataset,
+        world.dataset,
         config.target,
         per=config.per,
-        config=arm_synthesis(config, arm),
+        config=synthesis_of(config, name),
         generator=config.generator,
         classifier=guide,
     )
-    with directory.timed(f"synthesize {arm}"):
+    with world.directory.timed(f"synthesize {name}"):
         return stages.synthesize(
             plan,
-            dataset,
-            directory.arm(arm) / "synthetic",
+            world.dataset,
+            world.directory.synthetic_set(name).folder,
             classifier=guide,
-            pipe=pipe,
+            pipe=world.generator(),
             batch_size=config.batch_size,
-            hardness=directory.path / hardness.FILE,
-            description=f"synthesize: {arm}",
+            hardness=world.directory.path / hardness.FILE,
+            description=f"synthesize: {name}",
         )
 
 
-def train_arm(
-    directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, synthetic: Dataset | None
-) -> Classifier:
-    """Train and test one arm unless it is there already; of several processes in a run directory one does."""
-    classifier = directory.classifier(arm) if directory.evaluation(arm) is not None else None
+def train_arm(world: World, arm: Arm, synthetic: Dataset | None = None, real: Dataset | None = None) -> Classifier:
+    """Train and test one arm unless it is there already; of several processes in a run directory one does.
+
+    `real` replaces the run's own images in training, as where more real ones are the arm; it is tested on the run's.
+    """
+    directory = world.directory
+    classifier = directory.classifier(arm.name) if directory.evaluation(arm.name) is not None else None
     if classifier is not None:
-        discard_all(directory.arm(arm) / "training")
+        discard_all(directory.arm(arm.name) / "training")
         return classifier
     with directory.exclusive("trains a classifier"):
-        return _train_arm(directory, config, dataset, arm, synthetic)
+        return _train_arm(world, arm, synthetic, world.dataset if real is None else real)
 
 
-def _train_arm(
-    directory: RunDirectory, config: RunConfig, dataset: Dataset, arm: str, synthetic: Dataset | None
-) -> Classifier:
+def _train_arm(world: World, arm: Arm, synthetic: Dataset | None, real: Dataset) -> Classifier:
     """Once, or the best of a search and then over seeds."""
-    folder, training = directory.arm(arm), train_config(config, arm)
+    directory, config = world.directory, world.config
+    folder, training = directory.arm(arm.name), train_config(config, arm)
 
     def fit(settings: TrainConfig, what: str = "") -> Classifier:
-        description = f"train: {arm} {what}".rstrip()
+        description = f"train: {arm.name} {what}".rstrip()
         # What lies there of other fits is of finished ones: they follow each other in one order
         checkpoint = folder / "training" / f"{what.replace(' ', '-') or 'checkpoint'}.safetensors"
         discard_all(checkpoint.parent, but=checkpoint)
         return stages.train(
-            dataset,
+            real,
             synthetic,
             settings,
             augmentation=config.augmentation,
@@ -174,20 +195,20 @@ def _train_arm(
         )
 
     def evaluate(trained: Classifier) -> dict[str, Any]:
-        return stages.evaluate(trained, dataset)
+        return world.test(trained, world.dataset)
 
-    classifier = directory.classifier(arm)
+    classifier = directory.classifier(arm.name)
     if classifier is None:
-        with directory.timed(f"train {arm}"):
+        with directory.timed(f"train {arm.name}"):
             if config.search is None:
                 classifier = fit(training)
             else:
                 classifier = best_of_trials(config.search, training, fit, folder / "search")
         save_trained(classifier, folder / "classifier", folder / "history.json")
-    if directory.evaluation(arm) is None:
+    if directory.evaluation(arm.name) is None:
         table = evaluate(classifier)
         if config.search is not None:
-            with directory.timed(f"train {arm}"):
+            with directory.timed(f"train {arm.name}"):
                 result = over_seeds(config.search, training, fit, evaluate, folder / "search")
             write_json(folder / "search.json", result)
         write_json(folder / "evaluation.json", table)
@@ -202,25 +223,6 @@ def _load(config: RunConfig) -> Dataset:
         seed=config.data_seed,
         max_megapixels=config.max_megapixels,
     )
-
-
-def _check(config: RunConfig, dataset: Dataset) -> None:
-    """Everything that would only fail hours later."""
-    for training in (config.real, config.mixed):
-        check_train_config(training)
-        untrained_classifier(training, dataset.class_names)  # pretrained weights are there, and fit
-    if config.search is not None and not len(dataset.split("val")):
-        raise ValueError(f"dataset {dataset.name!r} has no validation images, and search selects on them alone")
-    named_augmentation(config.augmentation)
-    generator_hash(config.generator)
-    for arm in config.arms:
-        if ARMS[arm]["synthesis"] is not None:
-            stages.checked_settings(dataset, arm_synthesis(config, arm), config.generator)
-            stages.missing(dataset, config.target, config.per)
-    for changes in study_settings(config).values():
-        stages.checked_settings(dataset, replace(config.synthesis, **changes), config.generator)
-    if not len(dataset.split("test")):
-        raise ValueError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")
 
 
 def _provenance(config: RunConfig, dataset: Dataset, guide: Classifier) -> dict[str, Any]:

@@ -87,11 +87,12 @@ def reproduce(
     """Repeat the embedded experiments over seeds; again, it goes on."""
     from tailsmith import devices
     from tailsmith.outputs import check_folder, check_json_file
-    from tailsmith.reproduction.fashion import reproduce
+    from tailsmith.reproduction.driver import reproduce
+    from tailsmith.reproduction.fashion import EXPERIMENTS
     from tailsmith.reproduction.sweep import sweep
-    from tailsmith.reproduction.tables import COLUMNS, markdown_table
+    from tailsmith.reproduction.tables import markdown_table
 
-    if experiment not in (known := (*COLUMNS, "feedback-sweep")):
+    if experiment not in (known := (*EXPERIMENTS, "feedback-sweep")):
         raise ValueError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
     devices.use(device)
     check_folder(out)
@@ -100,8 +101,8 @@ def reproduce(
         for seed in seeds:
             sweep(out, results, seed, command)
     else:
-        reproduce(experiment, out, results, seeds, command)
-        print(markdown_table(results, COLUMNS[experiment]))
+        reproduce(EXPERIMENTS[experiment], out, results, seeds, command)
+        print(markdown_table(results, EXPERIMENTS[experiment].columns))
     print(f"Results: {results}")
 
 

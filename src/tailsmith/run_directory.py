@@ -19,6 +19,7 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.fingerprint import Fingerprint, changes, fingerprint
 from tailsmith.files import is_temporary, read_json, remove_leftovers, write_json, write_text
 from tailsmith.locks import exclusive
+from tailsmith.synthesis.sets import SyntheticSet
 from tailsmith.yaml_files import read_yaml
 
 CONFIG, COMMAND, FINGERPRINT, LOCK = "config.yaml", "command.json", "data.parquet", ".tailsmith-lock"
@@ -121,7 +122,12 @@ class RunDirectory:
         return stored
 
     def arm(self, name: str) -> Path:
-        return self.path / "arms" / name
+        return self.path / "arms" / name.replace(":", "-")  # no file's name on Windows has a colon
+
+    def synthetic_set(self, name: str) -> SyntheticSet:
+        """The set of that name, rendered or not; runs of earlier versions have it in the arm of the same name."""
+        earlier = self.path / "arms" / name / "synthetic"
+        return SyntheticSet(name, earlier if earlier.is_dir() else self.path / "synthetic" / name)
 
     def classifier(self, arm: str) -> Classifier | None:
         """The trained classifier of an arm, None before it is whole (its config is written last)."""

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tailsmith.arms import Arm, arm_of
 from tailsmith.classification.history import selected_score
-from tailsmith.config import ARMS, RunConfig
+from tailsmith.config import RunConfig, arms_of, sets_of
 from tailsmith.data.dataset import Dataset
 from tailsmith.files import read_json, write_json
 from tailsmith.report.document import ReportData, write_report
@@ -18,8 +19,7 @@ from tailsmith.run_data import SHOWN, KeptData, kept_data
 from tailsmith.run_directory import RunDirectory
 from tailsmith.sample_study import settings, study_folder
 from tailsmith.search import seed_tables
-from tailsmith.synthesis.requests import Plan
-from tailsmith.synthesis.worker import read_shards, synthetic_dataset
+from tailsmith.synthesis.sets import SyntheticSet
 
 
 def write_run_report(directory: RunDirectory, config: RunConfig, study: dict[str, dict[str, Any]]) -> Path:
@@ -34,7 +34,7 @@ def write_run_report(directory: RunDirectory, config: RunConfig, study: dict[str
         command=command["command"],
         created=command["created"],
         dataset=_dataset(kept),
-        target_counts=_trained_counts(directory, kept, best),
+        target_counts=_trained_counts(directory, kept, arm_of(best, config.sets)),
         arms=arms,
         baseline_arm=baseline,
         best_arm=best,
@@ -62,8 +62,7 @@ def _baseline(config: RunConfig) -> str:
 
 def _best(directory: RunDirectory, config: RunConfig) -> str:
     """The arm with synthetic images that is best on *validation*; the real-only baseline where there is none."""
-    synthetic = [arm for arm in config.arms if ARMS[arm]["synthesis"] is not None]
-    scores = {arm: _validation(directory, arm) for arm in synthetic}
+    scores = {arm.name: _validation(directory, arm.name) for arm in arms_of(config) if arm.set is not None}
     return max(scores, key=lambda arm: scores[arm]) if scores else _baseline(config)
 
 
@@ -76,12 +75,11 @@ def _dataset(kept: KeptData) -> dict[str, Any]:
     return {**described, "groups": kept.group_counts} if kept.group_counts else described
 
 
-def _trained_counts(directory: RunDirectory, kept: KeptData, arm: str) -> dict[str, int]:
-    """Class -> images that the arm was trained on, by its own shards; empty for an arm of real images."""
-    folder = directory.arm(arm) / "synthetic"
-    if ARMS[arm]["synthesis"] is None:
+def _trained_counts(directory: RunDirectory, kept: KeptData, arm: Arm) -> dict[str, int]:
+    """Class -> images that the arm was trained on, by the shards of its set; empty for an arm of real images."""
+    if arm.set is None:
         return {}
-    rendered = read_shards(folder, Plan.read(folder / "plan.parquet"))
+    rendered = directory.synthetic_set(arm.set).results()
     labels = rendered["label"].to_numpy()[~rendered["black"].to_numpy(dtype=bool)]  # black ones were left out
     added = np.bincount(labels, minlength=len(kept.counts)).tolist()
     return {name: count + more for (name, count), more in zip(kept.counts.items(), added, strict=True)}
@@ -120,8 +118,7 @@ def _columns(config: RunConfig) -> dict[str, str]:
 
 
 def _samples(directory: RunDirectory, name: str, like: Dataset) -> Dataset:
-    folder = study_folder(directory, name)
-    return synthetic_dataset(read_shards(folder, Plan.read(folder / "plan.parquet")), like)
+    return SyntheticSet(name, study_folder(directory, name)).images(like)
 
 
 def _pick(dataset: Dataset, label: int, attribute: int | None) -> list[Image.Image]:
@@ -133,24 +130,25 @@ def _pick(dataset: Dataset, label: int, attribute: int | None) -> list[Image.Ima
 
 def _trained(directory: RunDirectory, config: RunConfig, study: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """What each arm trained on, every request by the criterion that it followed; arms get a verdict."""
-    found: dict[str, dict[str, Any]] = {}
-    for arm in config.arms:
-        changes = ARMS[arm]["synthesis"]
-        if changes is None:
-            continue
-        folder = directory.arm(arm) / "synthetic"
-        results = read_shards(folder, Plan.read(folder / "plan.parquet"))
-        scale = float(changes.get("feedback_scale", config.synthesis.feedback_scale))
-        found[arm] = {
+    settings_of = sets_of(config)
+    made: dict[str, dict[str, Any]] = {}
+    for name, synthesis in settings_of.items():
+        results = directory.synthetic_set(name).results()
+        made[name] = {
             "criteria": {
-                str(name): {"guiding": values.tolist()}
-                for name, values in results.groupby("criterion")["criterion_value"]
+                str(criterion): {"guiding": values.tolist()}
+                for criterion, values in results.groupby("criterion")["criterion_value"]
             },
-            "feedback_scale": scale,
+            "feedback_scale": float(synthesis.feedback_scale),
             "skipped": {"feedback steps left unguided": int(results["skipped_steps"].sum())},
         }
-        if scale > 0 and "image_text" in config.arms:
-            found[arm]["reference"] = "image_text"
+    found: dict[str, dict[str, Any]] = {}
+    for arm in arms_of(config):
+        if arm.set is None:
+            continue
+        found[arm.name] = dict(made[arm.set])
+        if settings_of[arm.set].feedback_scale > 0 and "image_text" in config.arms:
+            found[arm.name]["reference"] = "image_text"
     return found
 
 

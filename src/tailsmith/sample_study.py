@@ -20,7 +20,7 @@ from torch import Tensor
 from tailsmith import stages
 from tailsmith.classification.classifier import Classifier, load_classifier
 from tailsmith.classification.prediction import predict_with_features
-from tailsmith.config import ARMS, RunConfig
+from tailsmith.config import RunConfig, sets_of
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
@@ -84,9 +84,9 @@ def study_samples(study: Study) -> dict[str, dict[str, Any]]:
 
 
 def studied_criteria(config: RunConfig) -> list[str]:
-    """All that guide in this run: those of its own settings, which the study's samples follow, and of its arms."""
-    arms = [(ARMS[arm]["synthesis"] or {}).get("criterion", ()) for arm in config.arms]
-    several = [[each] if isinstance(each, str) else each for each in (config.synthesis.criterion, *arms)]
+    """All that guide in this run: those of its own settings, which the study's samples follow, and of its sets."""
+    chosen = [config.synthesis.criterion, *(each.criterion for each in sets_of(config).values())]
+    several = [[each] if isinstance(each, str) else each for each in chosen]
     used = {name for names in several for name in names}
     return [name for name in CRITERION_NAMES if name in used]
 

@@ -173,7 +173,7 @@ def synthesize(
     out = Path(out)
     plan.check()
     _check_match(plan, dataset, classifier)
-    check_folder(out, plan)
+    plan = check_folder(out, plan)
     mine = plan.shards if shards is None else shards
     check_shards(mine, plan.shards)
     unfinished = unsound(out, plan, mine)

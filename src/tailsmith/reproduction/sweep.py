@@ -6,18 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tailsmith import stages
+from tailsmith.arms import ARMS, SETS, arm_of
+from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.prediction import predict_with_features
-from tailsmith.config import SynthesisConfig
-from tailsmith.data.embedded import load_embedded
+from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
+from tailsmith.experiment import train_arm, train_arms
 from tailsmith.files import read_json, write_json
 from tailsmith.guidance.criteria import get_criterion
 from tailsmith.metrics.samples import agreement, frechet_distance
-from tailsmith.reproduction.fashion import EXPERIMENTS, seeded
+from tailsmith.reproduction.driver import seeded, world_of
+from tailsmith.reproduction.fashion import LT
 from tailsmith.sample_study import load_judge
 from tailsmith.synthesis.generators import load_generator
 
+GUIDES = ("erm", "balanced_softmax")
 _CONDITIONAL = {"feedback_prediction": "conditional"}
 # name -> (changes to the synthesis settings, who guides); but for the last ones, x0-hat is the guided one
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
@@ -34,9 +40,9 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "0.01": ({"feedback_scale": 0.01}, "erm"),
     "0.02": ({"feedback_scale": 0.02}, "erm"),
     "0.05": ({"feedback_scale": 0.05}, "erm"),
-    "0.02 early": ({"feedback_scale": 0.02, "feedback_steps": (0, 2, 4, 6)}, "erm"),
-    "0.02 middle": ({"feedback_scale": 0.02, "feedback_steps": (7, 9, 11, 13)}, "erm"),
-    "0.02 late": ({"feedback_scale": 0.02, "feedback_steps": (13, 15, 17, 19)}, "erm"),
+    "0.02 early": ({"feedback_scale": 0.02, "feedback_steps": [0, 2, 4, 6]}, "erm"),
+    "0.02 middle": ({"feedback_scale": 0.02, "feedback_steps": [7, 9, 11, 13]}, "erm"),
+    "0.02 late": ({"feedback_scale": 0.02, "feedback_steps": [13, 15, 17, 19]}, "erm"),
     "0.02 balanced": ({"feedback_scale": 0.02}, "balanced_softmax"),
     "0.02 4 views": ({"feedback_scale": 0.02, "feedback_views": 4}, "erm"),
     "0.02 reuse": ({"feedback_scale": 0.02, "feedback_reuse": True}, "erm"),
@@ -45,44 +51,53 @@ SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
     "conditional": ({"feedback_scale": 0.02, **_CONDITIONAL}, "erm"),
     "conditional forward": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_through": "denoiser-forward"}, "erm"),
     "conditional decoder": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_through": "decoder"}, "erm"),
-    "conditional but the first": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_steps": (5, 10, 15)}, "erm"),
+    "conditional but the first": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_steps": [5, 10, 15]}, "erm"),
 }
 
 
 def sweep(out: Path, results: Path, seed: int = 0, command: str = "", settings: list[str] | None = None) -> Path:
     """Synthesize, look at the samples and retrain for each setting; nothing here sees a test image."""
-    config = seeded(EXPERIMENTS["fashion-lt"][""], seed)
-    dataset = load_embedded("fashion-lt", seed=seed)
-    guides = {
-        method: stages.train(dataset, None, replace(config.real, method=method), description=f"train: {method}")
-        for method in ("erm", "balanced_softmax")
-    }
-    pipe, judge = load_generator(), load_judge("label", dataset.class_names)
+    sets = {_slug(name): changes for name, (changes, _) in SETTINGS.items() if name not in SETS}
+    config = replace(LT, sets=sets, arms=(*GUIDES, *map(_slug, SETTINGS)))
+    pipe = load_generator()
+    world = replace(world_of(seeded(config, seed), out / f"seed-{seed}", pipe, command), test=_on_validation)
+    guides = {method: train_arm(world, ARMS[method]) for method in GUIDES}
+    judge = load_judge("label", world.dataset.class_names)
     assert judge is not None
-    validation = dataset.split("val")
-    _, real = predict_with_features(judge, ImageArray(validation, judge.image_size))
+    _, real = _seen(judge, world.dataset.split("val"))
     rows: list[dict[str, Any]] = read_json(results)["rows"] if results.exists() else []
-    for name in settings or list(SETTINGS):
-        changes, who = SETTINGS[name]
-        if any(row["setting"] == name and row["seed"] == seed for row in rows):
-            continue
-        synthesis: SynthesisConfig = replace(config.synthesis, **{"feedback_prediction": "guided", **changes})
-        plan = stages.plan(dataset, config.target, config=synthesis, classifier=guides[who])
-        folder = out / f"seed-{seed}" / name.replace(" ", "-")
-        synthetic = stages.synthesize(plan, dataset, folder, classifier=guides[who], pipe=pipe, description=name)
-        row: dict[str, Any] = {"setting": name, "seed": seed}
-        for method, classifier in guides.items():
-            logits, features = predict_with_features(classifier, ImageArray(synthetic, classifier.image_size))
-            row[f"entropy_{method}"] = round(float(get_criterion("entropy")(logits, features, logits).mean()), 4)
-        logits, features = predict_with_features(judge, ImageArray(synthetic, judge.image_size))
-        row["judge_agreement"] = round(agreement(logits.numpy(), synthetic.labels), 4)
-        row["frechet_distance"] = round(frechet_distance(real.numpy(), features.numpy()), 3)
-        classifier = stages.train(dataset, synthetic, config.mixed, description=f"train: {name}")
-        table = stages.evaluate(classifier, dataset, "val", bootstrap=0)
-        row["validation"] = {
-            "overall": round(table["overall"]["accuracy"], 2),
-            **{shot: round(cell["accuracy"], 2) for shot, cell in table["shots"].items()},
-        }
-        rows.append(row)
-        write_json(results, {"command": command, "rows": rows})
+    done = {row["setting"] for row in rows if row["seed"] == seed}
+    wanted = {_slug(name): name for name in settings or SETTINGS if name not in done}
+    for who, guide in guides.items():
+        arms = [arm_of(slug, sets) for slug, name in wanted.items() if SETTINGS[name][1] == who]
+        for trained in train_arms(world, arms, guide):
+            assert trained.synthetic is not None
+            row: dict[str, Any] = {"setting": wanted[trained.arm.name], "seed": seed}
+            for method, classifier in guides.items():
+                logits, features = _seen(classifier, trained.synthetic)
+                row[f"entropy_{method}"] = round(float(get_criterion("entropy")(logits, features, logits).mean()), 4)
+            logits, features = _seen(judge, trained.synthetic)
+            row["judge_agreement"] = round(agreement(logits.numpy(), trained.synthetic.labels), 4)
+            row["frechet_distance"] = round(frechet_distance(real.numpy(), features.numpy()), 3)
+            table = world.directory.evaluation(trained.arm.name)
+            assert table is not None
+            row["validation"] = {
+                "overall": round(table["overall"]["accuracy"], 2),
+                **{shot: round(cell["accuracy"], 2) for shot, cell in table["shots"].items()},
+            }
+            rows.append(row)
+            write_json(results, {"command": command, "rows": rows})
     return results
+
+
+def _slug(name: str) -> str:
+    """As sets are named: "dropout 0.5, guidance 3" -> "dropout-0.5-guidance-3"."""
+    return name.replace(",", "").replace(" ", "-")
+
+
+def _on_validation(classifier: Classifier, dataset: Dataset) -> dict[str, Any]:
+    return stages.evaluate(classifier, dataset, "val", bootstrap=0)
+
+
+def _seen(classifier: Classifier, images: Dataset) -> tuple[Tensor, Tensor]:
+    return predict_with_features(classifier, ImageArray(images, classifier.image_size))

@@ -10,13 +10,6 @@ import numpy as np
 
 from tailsmith.files import read_json
 
-COLUMNS = {
-    "fashion-lt": ("overall", "many", "medium", "few"),
-    "fashion-gradients": ("overall", "many", "medium", "few"),
-    "fashion-feedback": ("overall", "many", "medium", "few"),
-    "fashion-groups": ("overall", "worst_group", "groups_majority", "groups_minority", "groups_unseen"),
-}
-
 
 def markdown_table(results: Path, columns: Sequence[str]) -> str:
     """One row per method in the order of the file; test accuracy in %."""

@@ -163,6 +163,8 @@ def _check_meta(meta: Any) -> None:
     for key in ("generator", "generator_sha256", "decoder_sha256", "classifier_sha256"):
         if not isinstance(meta.get(key), str | None):
             raise ValueError(f"its metadata should have a text as {key!r}, got {meta[key]!r}")
+    if not isinstance(extends := meta.get("extends", []), list) or not all(isinstance(each, str) for each in extends):
+        raise ValueError(f"its metadata should have 'extends' as a list of the hashes of plans, got {extends!r}")
     settings = meta["synthesis"]
     if settings.keys() == {each.name for each in fields(SynthesisConfig)}:  # others are of another version
         check_settings(SynthesisConfig(**settings))

@@ -28,6 +28,7 @@ OF_FEEDBACK = (  # they change the images of requests with feedback
 WITHOUT_EFFECT = ("feedback_checkpointing", "feedback_decode_batch_size")  # memory and time only
 
 Parts = dict[str, str]  # what a user calls it -> its hash
+OF_ROWS = "requests"
 
 
 def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
@@ -40,7 +41,7 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
     settings = meta["synthesis"] if guided else {}
     decoder = meta.get("decoder_sha256") or settings.get("feedback_decoder")
     return {
-        "requests": _hash_of_rows(table),
+        OF_ROWS: hash_of_rows(table),
         "class or attribute names": _hash([meta["class_names"], meta["attribute_names"]]),
         "precision": _hash({name: meta["synthesis"].get(name) for name in OF_ALL}),
         "feedback settings": _hash({name: settings.get(name) for name in OF_FEEDBACK}),
@@ -59,7 +60,7 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _hash_of_rows(table: pd.DataFrame) -> str:
+def hash_of_rows(table: pd.DataFrame) -> str:
     """The same for the same values, in whichever types they are held."""
     digest = hashlib.sha256()
     for name, kind in request_columns().items():

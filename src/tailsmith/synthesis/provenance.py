@@ -140,6 +140,7 @@ def really_by(plan: Plan, pipe: Any, classifier: Any) -> dict[str, str]:
         "classifier_sha256": str(guide),
         "version": __version__,
         "plan": plan.identity,
+        "common": plan.common,
     }
 
 

@@ -19,7 +19,7 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.packed import reading
 from tailsmith.files import write_atomically
 from tailsmith.synthesis.plan_checks import REQUESTS, check_config, check_plan
-from tailsmith.synthesis.plan_identity import RENDERING, Parts, identity, identity_parts
+from tailsmith.synthesis.plan_identity import OF_ROWS, RENDERING, Parts, hash_of_rows, identity, identity_parts
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -74,6 +74,46 @@ class Plan:
     def identity(self) -> str:
         """Equal for plans whose shards are interchangeable, whoever made them, where and with which version."""
         return identity(self.parts)
+
+    @cached_property
+    def common(self) -> str:
+        """Of all that single requests don't say: requests with the same one can lie in one folder."""
+        return identity({name: part for name, part in self.parts.items() if name != OF_ROWS})
+
+    def extended(self, earlier: "Plan") -> "Plan":
+        """These requests, in their order, in the shards of an earlier and smaller plan; the others in new ones after.
+
+        ValueError that names what differs, where some request of the earlier plan isn't one of these.
+        """
+        before = earlier._by_shard[0]
+        rows = pd.Index(self.table["request_id"]).get_indexer(pd.Index(before["request_id"]))
+        differing = [name for name, part in self.parts.items() if name != OF_ROWS and earlier.parts[name] != part]
+        among_these = bool((rows >= 0).all()) and earlier.parts[OF_ROWS] == hash_of_rows(
+            self.table.iloc[rows].assign(shard=before["shard"].to_numpy())
+        )
+        if differing or not among_these:
+            raise ValueError(f"{', '.join(differing if among_these else [OF_ROWS, *differing])}: not the same")
+        numbers = np.full(len(self), -1)
+        numbers[rows] = before["shard"]
+        added = np.flatnonzero(numbers < 0)
+        size = max(map(self.shard_size, self.shards), default=1)
+        numbers[added] = numbers.max(initial=-1) + 1 + np.arange(len(added)) // size
+        extends = [*earlier.meta.get("extends", []), *([earlier.identity] if len(added) else [])]
+        return Plan(self.table.assign(shard=numbers), {**self.meta, "extends": extends})
+
+    def begins_with(self, smaller: "Plan") -> bool:
+        """Whether the smaller plan's shards are shards of this plan, too."""
+        first = self.table["shard"].isin(smaller.shards)
+        return Plan(self.table[first], self.meta).parts == smaller.parts
+
+    def within(self, larger: "Plan") -> "Plan | None":
+        """These requests in the shards of a larger plan, where they fill some of these; None where they don't."""
+        rows = pd.Index(larger.table["request_id"]).get_indexer(pd.Index(self.table["request_id"]))
+        if (rows < 0).any():
+            return None
+        numbers = larger.table["shard"].to_numpy()[rows]
+        plan = Plan(self.table.assign(shard=numbers), {**self.meta, "extends": larger.meta.get("extends", [])})
+        return plan if larger.begins_with(plan) else None
 
     def write(self, path: Path) -> None:
         table = pa.Table.from_pandas(self.table, preserve_index=False)

@@ -29,12 +29,15 @@ def read_shard(path: Path, plan: Plan, number: int, *, images: bool) -> pd.DataF
     for which all of the file is read.
     """
     rows, meta = read_rows(path)
+    known = True
     if "rendering" in plan.meta:  # shards of earlier versions say less about themselves
         if CHECKSUM not in meta:
             raise Damaged(f"{path} was not written by tailsmith: it has no checksum")
-        if meta.get("plan") != plan.identity:
+        known = meta.get("plan") in (plan.identity, *plan.meta.get("extends", ()))
+        if not known and meta.get("common") != plan.common:
             raise Damaged(f"{path} is a shard of another plan")
-    _compare(path, rows, plan.shard(number))
+    if (fault := _difference(rows, plan.shard(number))) is not None:  # a larger plan in the same folder may have it
+        raise Damaged(f"{path} {fault if known else 'is a shard of another plan'}")
     if images:
         check_images(path)
     return rows.drop(columns=IMAGE_HASH, errors="ignore")
@@ -71,20 +74,19 @@ def set_aside(path: Path, fault: str) -> Path:
     return aside
 
 
-def _compare(path: Path, rows: pd.DataFrame, planned: pd.DataFrame) -> None:
-    """Raise Damaged unless the rows are the planned requests, in their order, with all results."""
+def _difference(rows: pd.DataFrame, planned: pd.DataFrame) -> str | None:
+    """What keeps the rows from being the planned requests, in their order, with all results."""
     expected = [*request_columns(), *(name for name in RESULTS if name not in ("image", IMAGE_HASH))]
     if lacking := [name for name in expected if name not in rows.columns]:
-        raise Damaged(f"{path} lacks the column {lacking[0]!r}")
+        return f"lacks the column {lacking[0]!r}"
     if len(rows) != len(planned):
-        raise Damaged(f"{path} has {len(rows)} images, its plan {len(planned)}")
+        return f"has {len(rows)} images, its plan {len(planned)}"
     for name in request_columns():
         got, wanted = _values(rows[name]), _values(planned[name])
         if got != wanted:
             row = next(row for row, pair in enumerate(zip(got, wanted, strict=True)) if pair[0] != pair[1])
-            raise Damaged(
-                f"{path} is not what its plan says: row {row} has the {name} {got[row]!r}, the plan {wanted[row]!r}"
-            )
+            return f"is not what its plan says: row {row} has the {name} {got[row]!r}, the plan {wanted[row]!r}"
+    return None
 
 
 def _values(column: pd.Series) -> list[object]:

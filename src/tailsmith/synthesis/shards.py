@@ -11,10 +11,13 @@ import pandas as pd
 from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.packed import read_rows
+from tailsmith.locks import exclusive
 from tailsmith.synthesis.claims import sweep
 from tailsmith.synthesis.requests import Plan, check_shards
 from tailsmith.synthesis.shard_checks import shard_path
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
+
+PLAN, LOCK = "plan.parquet", ".plan-lock"
 
 
 def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
@@ -33,23 +36,46 @@ def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
     return sorted(set(chosen))
 
 
+def plan_in(out: Path, plan: Plan) -> Plan:
+    """A plan as its folder keeps it: where a smaller plan's images lie there, their shards stay and new ones follow;
+    where a larger one has grown from this one, this one's shards are some of that one's.
+
+    The same for every process that is given the plan. ValueError for a folder of another plan's shards.
+    """
+    path = out / PLAN
+    kept = Plan.read(path) if path.exists() else plan
+    if kept.parts == plan.parts:
+        return plan
+    try:
+        return plan.extended(kept)
+    except ValueError as error:
+        if (part := plan.within(kept)) is not None:
+            return part
+        raise ValueError(f"{out} holds images of another plan; use another folder ({error})") from error
+
+
 def keep_plan(out: Path, plan: Plan) -> None:
-    """Keep the plan beside its shards: the first one, of those that are the same."""
-    if not (out / "plan.parquet").exists():
-        plan.write(out / "plan.parquet")
-
-
-def check_folder(out: Path, plan: Plan) -> None:
-    """Raise ValueError for a folder of another plan's shards; clear what killed processes left in it."""
-    path = out / "plan.parquet"
-    sweep(out)
+    """Keep the plan, as `plan_in` gave it, beside its shards: the largest one of those that begin alike."""
+    path = out / PLAN
     if not path.exists():
-        return
-    earlier = Plan.read(path)
-    if differing := [name for name, part in plan.parts.items() if earlier.parts[name] != part]:
-        raise ValueError(
-            f"{out} holds images of another plan; use another folder ({', '.join(differing)}: not the same)"
-        )
+        plan.write(path)
+    elif not _keeps(path, plan):
+        with exclusive(out / LOCK, "adds to this plan"):
+            if not _keeps(path, plan):
+                if plan_in(out, plan).parts != plan.parts:
+                    raise ValueError(f"another process has added other images to {out}; run the same command again")
+                plan.write(path)
+
+
+def _keeps(path: Path, plan: Plan) -> bool:
+    kept = Plan.read(path)
+    return kept.parts == plan.parts or kept.begins_with(plan)
+
+
+def check_folder(out: Path, plan: Plan) -> Plan:
+    """What `plan_in` says, and ValueError as there; clear what killed processes left in the folder."""
+    sweep(out)
+    return plan_in(out, plan)
 
 
 def finished_images(folder: Path, dataset: Dataset) -> Dataset:
@@ -57,7 +83,7 @@ def finished_images(folder: Path, dataset: Dataset) -> Dataset:
 
     Raises ValueError for half of a plan, another dataset's, or a shard that is not what was written.
     """
-    requests = Plan.read(folder / "plan.parquet")
+    requests = Plan.read(folder / PLAN)
     planned = tuple(requests.meta["class_names"])
     if planned != dataset.class_names:
         raise ValueError(

@@ -260,7 +260,10 @@ def read_shards(
         return shard.assign(path=[location(path, row) for row in range(len(shard))])
 
     with ThreadPoolExecutor(THREADS) as pool:
-        return pd.concat(list(pool.map(one, numbers)), ignore_index=True)
+        found = pd.concat(list(pool.map(one, numbers)), ignore_index=True)
+    rows = pd.Index(found["request_id"]).get_indexer(pd.Index(plan.table["request_id"]))
+    in_order: pd.DataFrame = found.iloc[rows[rows >= 0]].reset_index(drop=True)
+    return in_order
 
 
 def synthetic_dataset(results: pd.DataFrame, like: Dataset) -> Dataset:
