@@ -71,7 +71,8 @@ def test_a_plan_holds_to_the_decoder_it_was_made_for(generator, tmp_path):
 def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_path, monkeypatch):
     pipe, dataset, devices = tiny_pipeline(), tiny_dataset(), []
     monkeypatch.setattr(type(pipe), "device", "meta")  # under CPU offload: where the weights wait
-    monkeypatch.setattr(stages, "load_decoder", lambda *_, device, dtype: devices.append(str(device)))
+    load = "tailsmith.synthesis.rendering.load_decoder"
+    monkeypatch.setattr(load, lambda *_, device, dtype: devices.append(str(device)))
     config = SynthesisConfig(num_inference_steps=1, feedback_scale=0.0)
     plan = stages.plan(dataset, 6, config=config, generator=str(generator))
     monkeypatch.setattr(type(pipe), "_execution_device", "cpu")

@@ -29,7 +29,7 @@ from tailsmith.report.grid_cells import Axes, Grid, Place, Seen
 from tailsmith.report.grid_drawing import ASKED, OTHER, PICTURE, VALUE, Cell, Panel, draw_cell, draw_panel
 from tailsmith.report.grid_page import render_grid_page
 from tailsmith.synthesis.requests import make_plan
-from tailsmith.synthesis.worker import read_shards, shard_path
+from tailsmith.synthesis.worker import Worker, read_shards, shard_path
 from tiny import CLASSES, TinyClassifier, tiny_dataset
 
 DATASET = tiny_dataset()
@@ -221,13 +221,13 @@ def test_the_same_call_goes_on_and_another_configuration_is_refused(
     shard_path(tmp_path / "cells", 1).unlink()
     first.page.unlink()
     shards: list[int] = []
-    render = stages.Worker.render
+    render = Worker.render
 
     def counted(self: Any, requests: pd.DataFrame, settings: dict[str, Any]) -> Any:
         shards.extend(requests["shard"].unique())
         return render(self, requests, settings)
 
-    monkeypatch.setattr(stages.Worker, "render", counted)
+    monkeypatch.setattr(Worker, "render", counted)
     again = draw_grids(DATASET, classifier, tmp_path, SMALL, pipe=pipe)
     assert shards == [1]
     assert (kept.stat().st_mtime_ns, again.cells.read_text()) == before

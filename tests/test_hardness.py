@@ -116,7 +116,7 @@ def test_other_splits_and_places_are_the_same_training_images(tmp_path, fits):
     assert len(fits) == 1
 
 
-def test_synthesis_keeps_them_beside_its_shards_or_where_it_is_told(tmp_path, fits):
+def test_synthesis_keeps_them_beside_its_shards_or_reads_those_of_a_folder_above(tmp_path, fits):
     classifier = small_classifier()
     config = SynthesisConfig(criterion="hardness", num_inference_steps=2, feedback_every=1, shard_size=2)
     plan, pipe = stages.plan(DATASET, 6, config=config, classifier=classifier), tiny_pipeline()
@@ -126,7 +126,8 @@ def test_synthesis_keeps_them_beside_its_shards_or_where_it_is_told(tmp_path, fi
     assert len(fits) == 1
     with safe_open(tmp_path / "a" / FILE, "pt") as file:
         assert file.metadata()["classifier_sha256"] == classifier.sha256()
+    class_gaussians(DATASET, classifier, tmp_path / "run" / FILE)
     for folder in ("b", "c"):
-        stages.synthesize(plan, DATASET, tmp_path / folder, shards=[0], hardness=tmp_path / "kept", **options)
-        assert not (tmp_path / folder / FILE).exists()
+        stages.synthesize(plan, DATASET, tmp_path / "run" / "synthetic" / folder, shards=[0], **options)
+        assert not (tmp_path / "run" / "synthetic" / folder / FILE).exists()
     assert len(fits) == 2

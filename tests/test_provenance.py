@@ -11,6 +11,7 @@ import pytest
 from rendering import DATASET, tiny_plan
 from tailsmith import stages
 from tailsmith.config import RunConfig, SynthesisConfig, TrainConfig
+from tailsmith.data.packed import write_packed
 from tailsmith.grid_config import GridConfig
 from tailsmith.grid_plan import plan_grid
 from tailsmith.run_directory import RunDirectory
@@ -62,7 +63,7 @@ def test_weights_swapped_between_two_shards_are_refused(generator, tmp_path):
 
 
 def test_weights_swapped_while_it_works_are_told_and_not_used(generator, tmp_path, monkeypatch, caplog):
-    plan, own, write = planned(generator), generator_hash(str(generator)), stages.write_packed
+    plan, own, write = planned(generator), generator_hash(str(generator)), write_packed
 
     def then_swap(table, path, meta):
         write(table, path, meta)
@@ -70,7 +71,7 @@ def test_weights_swapped_while_it_works_are_told_and_not_used(generator, tmp_pat
             swap(generator)
 
     shutil.copytree(generator, tmp_path / "copy")
-    monkeypatch.setattr(stages, "write_packed", then_swap)
+    monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", then_swap)
     with caplog.at_level(logging.WARNING, "tailsmith"):
         stages.synthesize(plan, DATASET, tmp_path / "out", shards=[0, 1])
     assert "have changed since it was loaded; this process still makes images by what it loaded" in caplog.text

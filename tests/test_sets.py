@@ -8,6 +8,7 @@ import pytest
 
 from rendering import DATASET, encoded_images, tiny_plan
 from tailsmith import stages
+from tailsmith.data.packed import write_packed
 from tailsmith.synthesis import shards
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shards import check_folder, finished_images, keep_plan, plan_in
@@ -92,11 +93,9 @@ def test_a_plan_of_a_size_in_between_finds_its_shards_or_is_refused(tmp_path, pi
 
 
 def test_shards_of_versions_that_said_less_are_kept_too(tmp_path, pipe, monkeypatch):
-    write = stages.write_packed
     monkeypatch.setattr(
-        stages,
-        "write_packed",
-        lambda table, path, meta: write(table, path, {k: meta[k] for k in meta if k != "common"}),
+        "tailsmith.synthesis.rendering.write_packed",
+        lambda table, path, meta: write_packed(table, path, {k: meta[k] for k in meta if k != "common"}),
     )
     stages.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)
     before = contents(tmp_path)

@@ -9,7 +9,7 @@ import pytest
 
 from rendering import DATASET, tiny_plan
 from tailsmith import stages
-from tailsmith.data.packed import Damaged
+from tailsmith.data.packed import Damaged, write_packed
 from tailsmith.synthesis import shard_checks
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shard_checks import read_shard, shard_path, unsound
@@ -110,7 +110,7 @@ def test_what_is_set_aside_is_never_overwritten(folder, pipe):
 
 
 def test_a_sound_folder_is_left_alone(folder, pipe, monkeypatch):
-    monkeypatch.setattr(stages, "Worker", None)
+    monkeypatch.setattr("tailsmith.synthesis.rendering.Worker", None)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     stages.synthesize(PLAN, DATASET, folder, pipe=pipe)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
@@ -132,22 +132,21 @@ def test_a_folder_in_a_shards_place_is_the_users_to_move(folder, pipe):
 
 
 def test_a_shard_removed_while_synthesis_works_is_made_again(tmp_path, pipe, monkeypatch):
-    write = stages.write_packed
     removed = []
 
     def then_remove(table, path, meta):
-        write(table, path, meta)
+        write_packed(table, path, meta)
         if path.name == "shard-00001.parquet" and not removed:
             shard_path(tmp_path, 0).unlink()
             removed.append(0)
 
-    monkeypatch.setattr(stages, "write_packed", then_remove)
+    monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", then_remove)
     assert len(stages.synthesize(PLAN, DATASET, tmp_path, pipe=pipe)) == 10
     assert removed == [0]
 
 
 def test_a_shard_that_is_always_removed_is_one_line(tmp_path, pipe, monkeypatch):
-    monkeypatch.setattr(stages, "write_packed", lambda table, path, meta: None)
+    monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", lambda table, path, meta: None)
     with pytest.raises(ValueError, match="was rendered twice and is gone again: something removes it"):
         stages.synthesize(PLAN, DATASET, tmp_path, pipe=pipe)
 

@@ -165,6 +165,7 @@ def synthesize(
     classifier: Path | None = None,  # folder of the classifier that guides; needed where the plan has feedback
     batch_size: int = 64,  # images at a time
     shards: int | str | None = None,  # only these: 3, or 0,1,2, or 0-9; None = all
+    workers: int = 1,  # processes that render: one per accelerator, or sharing the CPU's cores
     dtype: str | None = None,  # fp32 | fp16 (accelerators only) | bf16, kept with the shards; None = the plan's
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     skip_corrupt: bool = False,  # leave unreadable images out, and list them
@@ -188,7 +189,7 @@ def synthesize(
     chosen = requests.shards if shards is None else chosen_shards(str(shards), requests.shards)
     guide = on_accelerator(load_classifier(classifier)) if classifier else None
     dataset = stages.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
-    stages.synthesize(requests, dataset, out, classifier=guide, batch_size=batch_size, shards=chosen)
+    stages.synthesize(requests, dataset, out, classifier=guide, batch_size=batch_size, shards=chosen, workers=workers)
     print(f"{rendered_text(rendered(out, chosen))}\nImages: {out}")
 
 

@@ -160,6 +160,7 @@ class RunConfig:
     search: SearchConfig | None = None  # None: train each arm once, with the settings of `real` and `mixed`
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     batch_size: int = 64  # of synthesis
+    workers: int = 1  # processes that synthesize: one per accelerator, or sharing the CPU's cores
     study_scales: tuple[float, ...] = (0.0, 0.01, 0.02, 0.04)  # omegas at which a few samples are looked at
 
     def __post_init__(self) -> None:
@@ -175,8 +176,9 @@ class RunConfig:
             raise ValueError(f"arms should include {GUIDE!r}, the classifier that guides; got {list(self.arms)}")
         if self.per not in ("class", "group"):
             raise ValueError(f"per should be 'class' or 'group', got {self.per!r}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size should be at least 1, got {self.batch_size}")
+        for name in ("batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} should be at least 1, got {getattr(self, name)}")
 
 
 def arms_of(config: RunConfig) -> list[Arm]:

@@ -149,15 +149,16 @@ def synthesize_set(world: World, name: str, guide: Classifier) -> Dataset:
         classifier=guide,
     )
     with world.directory.timed(f"synthesize {name}"):
+        if plan.has_hardness:  # its class Gaussians are fitted once, for all sets and the study
+            hardness.class_gaussians(world.dataset, guide, world.directory.path / hardness.FILE)
         return stages.synthesize(
             plan,
             world.dataset,
             world.directory.synthetic_set(name).folder,
             classifier=guide,
-            pipe=world.generator(),
+            pipe=world.generator() if config.workers == 1 else None,
             batch_size=config.batch_size,
-            hardness=world.directory.path / hardness.FILE,
-            description=f"synthesize: {name}",
+            workers=config.workers,
         )
 
 

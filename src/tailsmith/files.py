@@ -12,7 +12,8 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,24 @@ def is_temporary(path: Path) -> bool:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files below whose writer is dead; those of living processes stay."""
-    for each in Path(folder).rglob(".*.tmp"):
+    """Remove the temporary files and folders below whose writer is dead; those of living processes stay."""
+    for each in list(Path(folder).rglob(".*.tmp")):
         if is_temporary(each) and not _has_writer(each):
-            each.unlink(missing_ok=True)
+            if each.is_dir():
+                shutil.rmtree(each, ignore_errors=True)
+            else:
+                each.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(folder: Path, name: str) -> Iterator[Path]:
+    """A folder in `folder` for as long as it is needed; of a process that was killed, `remove_leftovers` removes it."""
+    path = _temporary(folder / name)
+    path.mkdir(parents=True)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

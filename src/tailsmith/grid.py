@@ -68,7 +68,7 @@ def draw_grids(
     config, out = config or GridConfig(), Path(out)
     axes, plan = grid_axes(dataset, config), plan_grid(dataset, classifier, config, generator)
     cells = out / "cells"
-    stages.synthesize(plan, dataset, cells, classifier=classifier, pipe=pipe, batch_size=batch_size, description="grid")
+    stages.synthesize(plan, dataset, cells, classifier=classifier, pipe=pipe, batch_size=batch_size)
     results = read_shards(cells, plan).assign(black=False)  # an image that shows nothing belongs into its cell
     held = _held(axes, config.base, preset(generator).guidance_scale)
     grid = _grid(plan, axes, held, synthetic_dataset(results, dataset), dataset, classifier, cells / FILE, command)

@@ -160,8 +160,6 @@ def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
         classifier=study.guide,
         pipe=study.pipe,
         batch_size=study.config.batch_size,
-        hardness=study.directory.path / hardness.FILE,
-        description=f"study: {name}",
     )
     return read_shards(folder, plan)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.classifier import WRAPPED, Classifier
 from tailsmith.classification.prediction import predict
 from tailsmith.classification.training import train_classifier
 from tailsmith.config import SynthesisConfig, TrainConfig
@@ -21,30 +20,29 @@ from tailsmith.data.checks import check_conditionable, class_difference
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
-from tailsmith.data.packed import write_packed
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
-from tailsmith.synthesis.claims import in_turn
+from tailsmith.synthesis.engines import local
 from tailsmith.synthesis.families import check_conditioning
 from tailsmith.synthesis.generators import (
     EMBEDDED,
     check_generator,
     find_decoder,
     generator_family,
-    load_decoder,
     located_decoder,
 )
 from tailsmith.synthesis.hardness import FILE, class_gaussians
 from tailsmith.synthesis.plan_checks import check_config
 from tailsmith.synthesis.presets import settled
-from tailsmith.synthesis.provenance import check_renderable, planned_by, planned_pipe, really_by, warn_of_change
+from tailsmith.synthesis.provenance import planned_by
+from tailsmith.synthesis.rendering import render, worker_of, written_job
 from tailsmith.synthesis.requests import Plan, check_shards, make_plan
-from tailsmith.synthesis.shard_checks import shard_path, unsound
+from tailsmith.synthesis.shard_checks import unsound
 from tailsmith.synthesis.shards import check_folder, keep_plan
-from tailsmith.synthesis.worker import Worker, read_shards, synthetic_dataset
+from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 from tailsmith.training_progress import followed, identity
 
 
@@ -158,46 +156,34 @@ def synthesize(
     pipe: Any = None,
     batch_size: int = 64,
     shards: list[int] | None = None,
-    hardness: Path | None = None,
-    description: str = "synthesize",
+    workers: int = 1,
 ) -> Dataset:
     """Fulfil a plan into `out/shard-*.parquet` and return the synthetic images; the same call resumes.
 
     `dataset` holds the conditioning images, `classifier` guides where the plan has feedback, `pipe` replaces the plan's
-    generator (shards then say that its weights are unknown), `shards` limits this process, and what it returns, to some
-    shards, `hardness` names the file that keeps that criterion's class Gaussians (None: one in `out`). A shard that
-    isn't what was written is set aside and rendered again; one that another process renders is waited for. Raises
-    ValueError for a plan that means nothing, where the classifier, the generator, the decoder or a conditioning image
-    is not the planned one, and where `out` holds another plan's shards.
+    generator (shards then say that its weights are unknown), `shards` limits this call, and what it returns, to some
+    shards. More than one of `workers` are processes of their own, one per accelerator or sharing the CPU's cores, with
+    the plan's own generator. A shard that isn't what was written is set aside and rendered again; one that another
+    process renders is waited for. Raises ValueError for a plan that means nothing, where the classifier, the generator,
+    the decoder or a conditioning image is not the planned one, and where `out` holds another plan's shards.
     """
     out = Path(out)
     plan.check()
     _check_match(plan, dataset, classifier)
+    _check_workers(workers, classifier, pipe)
     plan = check_folder(out, plan)
     mine = plan.shards if shards is None else shards
     check_shards(mine, plan.shards)
-    unfinished = unsound(out, plan, mine)
-    if unfinished:
-        check_renderable(plan)
-        pipe = planned_pipe(plan, pipe)
-        made_by = really_by(plan, pipe, classifier)
-        keep_plan(out, plan)
-        gaussians = _gaussians(plan, dataset, classifier, hardness or out / FILE)
-        decoder = load_decoder(
-            plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
-            plan.meta["generator"],
-            device=pipe._execution_device,  # under CPU offload pipe.device is where the weights wait
-            dtype=pipe.dtype,
-        )
-        worker = Worker(pipe, dataset.split("train"), classifier, gaussians, batch_size, decoder)
-        total = sum(map(plan.shard_size, mine))
-        done = total - sum(map(plan.shard_size, unfinished))
-        with tqdm(total=total, initial=done, desc=description, unit="image") as bar:
-            turns = in_turn(out, plan, mine, unfinished, lambda number: bar.update(plan.shard_size(number)))
-            with closing(turns):  # lest a claim stays behind
-                for number in turns:
-                    warn_of_change(pipe)
-                    _render_shard(worker, plan, number, out, bar, made_by)
+    if unfinished := unsound(out, plan, mine):
+        total, missing = (sum(map(plan.shard_size, each)) for each in (mine, unfinished))
+        gaussians = _gaussians(plan, dataset, classifier, out / FILE)
+        with tqdm(total=total, initial=total - missing, desc=f"synthesize {out.name}", unit="image") as bar:
+            if workers == 1:
+                worker = worker_of(plan, dataset, classifier, pipe, gaussians, batch_size)
+                render(worker, plan, out, unfinished, bar.update, others=bar.update)
+            else:
+                with written_job(plan, dataset, out, unfinished, classifier, gaussians, batch_size) as job:
+                    local.run_job(job, workers, bar.update)
     else:
         keep_plan(out, plan)
     return synthetic_dataset(read_shards(out, plan, mine), dataset)
@@ -260,19 +246,21 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
         raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
 
 
+def _check_workers(workers: int, classifier: Any, pipe: Any) -> None:
+    if workers < 1:
+        raise ValueError(f"workers should be at least 1, got {workers}")
+    if workers > 1 and pipe is not None:
+        raise ValueError(f"{workers} workers load the plan's generator themselves; leave `pipe` out, or workers=1")
+    loadable = classifier is None or (isinstance(classifier, Classifier) and classifier.backbone_name != WRAPPED)
+    if workers > 1 and not loadable:
+        raise ValueError(
+            f"{workers} workers load the classifier from a folder, which can't be done with a module of your own; use "
+            "workers=1, or one that tailsmith trained"
+        )
+
+
 def _gaussians(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> ClassGaussians | None:
     """Class Gaussians of the real training features, where the plan's criteria include hardness."""
-    if classifier is None or not (plan.table["criterion"] == "hardness").any():
+    if classifier is None or not plan.has_hardness:
         return None
     return class_gaussians(dataset, classifier, kept)
-
-
-def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any, made_by: dict[str, str]) -> None:
-    import pandas as pd
-
-    batches = []
-    for results in worker.render(plan.shard(number), plan.meta["synthesis"]):
-        batches.append(results)
-        bar.update(len(results))
-    meta = {**made_by, "shard": str(number)}
-    write_packed(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)

@@ -29,18 +29,25 @@ FILE = "hardness.safetensors"
 def class_gaussians(dataset: Dataset, classifier: Any, kept: Path | None = None) -> ClassGaussians:
     """What hardness needs: Gaussians of the classifier's features of the real training images, one per class.
 
-    `kept`: a file that they are read from if it is of this classifier and these images, and written to if not.
+    `kept`: a file that they are read from if it is of this classifier and these images, and written to if not; where
+    one of its name lies up to two folders above, as in a run, and is of both, that one is read.
     """
     training = dataset.split("train")
     if kept is None or not isinstance(classifier, Classifier):  # another module can't be told from the next one
         return _fitted(training, classifier)
     made_from = {"classifier_sha256": classifier.sha256(), "images_sha256": _images_sha256(training)}
-    gaussians = _read(kept, made_from)
+    above = [folder / kept.name for folder in kept.absolute().parent.parents[:2]]
+    gaussians = next((found for each in (kept, *above) if (found := read_gaussians(each, made_from))), None)
     if gaussians is None:
         gaussians = _fitted(training, classifier)
-        tensors = {name: value.contiguous() for name, value in vars(gaussians).items()}
-        write_atomically(kept, lambda temporary: save_file(tensors, temporary, made_from))
+        write_gaussians(gaussians, kept, made_from)
     return gaussians
+
+
+def write_gaussians(gaussians: ClassGaussians, path: Path, made_from: dict[str, str]) -> None:
+    """As safetensors, with what they were made from beside them."""
+    tensors = {name: value.contiguous() for name, value in vars(gaussians).items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, made_from))
 
 
 def _fitted(training: Dataset, classifier: Any) -> ClassGaussians:
@@ -55,13 +62,13 @@ def _fitted(training: Dataset, classifier: Any) -> ClassGaussians:
     return fit_class_by_class(features(), class_counts(training))
 
 
-def _read(path: Path, made_from: dict[str, str]) -> ClassGaussians | None:
-    """The kept ones, None where there are none of this classifier and these images."""
+def read_gaussians(path: Path, made_from: dict[str, str]) -> ClassGaussians | None:
+    """The kept ones; None where there are none, or they were made from something else."""
     if not path.is_file():
         return None
     try:
         with safe_open(path, "pt") as file:
-            if file.metadata() != made_from:
+            if not made_from.items() <= file.metadata().items():
                 return None
             return ClassGaussians(**{each.name: file.get_tensor(each.name) for each in fields(ClassGaussians)})
     except (SafetensorError, OSError) as error:

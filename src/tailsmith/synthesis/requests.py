@@ -40,6 +40,11 @@ class Plan:
         return list(self._by_shard[1])
 
     @property
+    def has_hardness(self) -> bool:
+        """Whether the class Gaussians of the classifier's features are needed."""
+        return bool((self.table["criterion"] == "hardness").any())
+
+    @property
     def has_feedback(self) -> bool:
         return bool((self.table["feedback_scale"] > 0).any())
 

@@ -1,0 +1,156 @@
+"""Worker processes that share a plan's shards: the same images, whoever makes them and whoever is killed."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rendering import DATASET, largest_difference
+from tailsmith import stages
+from tailsmith.classification.classifier import load_classifier
+from tailsmith.config import SynthesisConfig
+from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.data.decoding import Decoding
+from tailsmith.data.manifest import read_manifest, write_manifest
+from tailsmith.synthesis.engines import local
+from tailsmith.synthesis.rendering import render_job, written_job
+from tailsmith.synthesis.worker import read_shards
+from test_bad_input import save_classifier
+from tiny import TinyClassifier, tiny_pipeline
+
+CONFIG = SynthesisConfig(
+    criterion={"entropy": 0.5, "hardness": 0.5},
+    num_inference_steps=4,
+    feedback_every=2,
+    guidance_scale=2.0,
+    shard_size=3,
+)
+
+
+@pytest.fixture(scope="module")
+def guide(tmp_path_factory):
+    """One that a folder can hold."""
+    return load_classifier(save_classifier(tmp_path_factory.mktemp("guide"), *DATASET.class_names))
+
+
+@pytest.fixture(scope="module")
+def generator(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("generator")
+    tiny_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def plan(generator, guide):
+    return stages.plan(DATASET, 9, config=CONFIG, generator=generator, classifier=guide)
+
+
+@pytest.fixture(scope="module")
+def one_worker(plan, guide, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    stages.synthesize(plan, DATASET, folder, classifier=guide)
+    return read_shards(folder, plan)
+
+
+def test_a_manifest_is_the_dataset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("photo.png").write_bytes(DATASET.encoded(0))
+    table = make_table(
+        [0, 1], image_ids=["a", "b"], paths=["photo.png", None], encoded=[None, DATASET.encoded(1)], attributes=[-1, 0]
+    )
+    dataset = Dataset(table, ("x", "y"), ("z",), "mine", "MIT", Decoding(5.0, {"16-bit": (3.0, 9.0)}))
+    write_manifest(dataset, Path("manifest.parquet"))
+    monkeypatch.chdir("/")
+    again = read_manifest(tmp_path / "manifest.parquet")
+    assert again.table["path"].tolist() == [str(tmp_path / "photo.png"), None]
+    for name in ("image_id", "bytes", "label", "attribute", "split", "source"):
+        assert again.table[name].tolist() == table[name].tolist()
+    assert (again.class_names, again.attribute_names, again.name, again.licence) == (("x", "y"), ("z",), "mine", "MIT")
+    assert again.decoding == dataset.decoding
+    assert again.content_hash(0) == DATASET.content_hash(0)
+
+
+def test_workers_make_what_one_process_makes(plan, guide, one_worker, tmp_path, monkeypatch):
+    told: list[int] = []
+    real = local.run_job
+    monkeypatch.setattr(
+        local, "run_job", lambda job, n, advance: real(job, n, lambda more: (told.append(more), advance(more)))
+    )
+    made = stages.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
+    assert len(made) == len(plan) == sum(told)
+    shared = read_shards(tmp_path, plan)
+    assert largest_difference(shared, one_worker) <= 1
+    np.testing.assert_allclose(shared["criterion_value"], one_worker["criterion_value"], rtol=1e-3, atol=0.05)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".") and path.name != ".plan-lock"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
+def test_a_killed_worker_leaves_its_shard_to_the_others(plan, guide, one_worker, tmp_path, monkeypatch, caplog):
+    real = local._follow
+
+    def kill_one(processes, advance):
+        first = next(iter(processes.values()))
+        os.kill(first.pid, signal.SIGKILL)
+        real(processes, advance)
+
+    monkeypatch.setattr(local, "_follow", kill_one)
+    stages.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
+    assert "worker 0 was killed (exit code -9)" in caplog.text
+    assert largest_difference(read_shards(tmp_path, plan), one_worker) <= 1
+
+
+def test_a_worker_that_refuses_speaks_through_the_caller(plan, guide, tmp_path):
+    with written_job(plan, DATASET, tmp_path, plan.shards, guide, None, 4) as job:
+        other = replace(job, plan_identity="another")
+        with pytest.raises(ValueError, match="is not the plan that this job is of"):
+            local.run_job(other, 1, print)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"plan_identity": "another"}, "plan.parquet is not the plan that this job is of"),
+        ({"classifier_sha256": "another"}, "classifier is not the classifier that this job is of"),
+        ({"gaussians": Path("nowhere")}, "nowhere holds no class Gaussians of this job's classifier"),
+    ],
+)
+def test_a_job_is_held_to_its_hashes(changes, what, plan, guide, tmp_path):
+    with written_job(plan, DATASET, tmp_path, plan.shards, guide, None, 4) as job:
+        with pytest.raises(ValueError, match=what):
+            render_job(replace(job, **changes), print)
+        files = job.plan.parent
+    assert not files.exists()
+
+
+def test_a_job_is_paths_hashes_and_numbers(plan, guide, tmp_path):
+    with written_job(plan, DATASET, tmp_path, [0], guide, None, 4) as job:
+        for value in vars(job).values():
+            assert isinstance(value, Path | str | int | tuple | None)
+        assert job.out.is_absolute() and job.conditioning.is_absolute()
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"workers": 0}, "workers should be at least 1, got 0"),
+        ({"workers": 2, "pipe": object()}, "2 workers load the plan's generator themselves; leave `pipe` out"),
+        ({"workers": 2, "classifier": TinyClassifier()}, "which can't be done with a module of your own"),
+    ],
+)
+def test_what_workers_can_not_do_is_refused(options, what, plan, guide, tmp_path):
+    with pytest.raises(ValueError, match=what):
+        stages.synthesize(plan, DATASET, tmp_path, **{"classifier": guide, **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_worker_for_each_accelerator(monkeypatch):
+    assert local.worker_devices(3) == ["cpu"] * 3
+    monkeypatch.setattr(local.devices, "chosen_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert local.worker_devices(3) == ["cuda:0", "cuda:1", "cuda:0"]
+    monkeypatch.setattr(local.devices, "chosen_device", lambda: torch.device("cuda:1"))
+    assert local.worker_devices(2) == ["cuda:1", "cuda:1"]
