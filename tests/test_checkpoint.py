@@ -346,6 +346,26 @@ def test_the_identity_of_a_training_is_in_its_images_and_their_augmentation(tmp_
     assert len({first, *others}) == 5
 
 
+def test_images_of_another_plan_under_the_same_ids_are_another_training(tmp_path):
+    import pandas as pd
+
+    from tailsmith.data.dataset import Dataset, make_table
+    from tailsmith.data.packed import location, write_packed
+    from tailsmith.training_progress import identity
+
+    def known(folder: str, images: list[bytes], seconds: float = 1.0) -> str:
+        path = tmp_path / folder / "shard-00000.parquet"
+        write_packed(pd.DataFrame({"image": images, "seconds": seconds}), path, {})
+        where = [location(path, row) for row in range(2)]
+        table = make_table([0, 1], image_ids=["synthetic-0-0-0", "synthetic-1-0-0"], paths=where, sources="synthetic")
+        dataset = Dataset(table, ("a", "b"))
+        return identity(dataset, dataset.split("val"), 8, "none")
+
+    first = known("one", [b"1", b"2"])
+    assert known("moved", [b"1", b"2"], seconds=2.0) == first  # as fast as it was made, wherever it lies
+    assert known("another", [b"1", b"3"]) != first
+
+
 def damage(path: Path, how: str) -> None:
     whole = path.read_bytes()
     path.write_bytes({"cut": whole[:-100], "empty": b"", "flipped": whole[:-50] + b"\x7f\x7f" + whole[-48:]}[how])
@@ -362,6 +382,17 @@ def test_a_damaged_checkpoint_is_set_aside_with_a_line(how, tmp_path, caplog):
     assert [each.step for each in rest] == [1, 2, 3, 4, 5, 6] and outcome(rest) == outcome(list(training(TINY)))
     assert "is damaged: set aside as checkpoint.safetensors.damaged-2; training starts again" in caplog.text
     assert (tmp_path / "checkpoint.safetensors.damaged-1").read_bytes() == b"of an earlier time"
+
+
+def test_a_version_that_goes_on_otherwise_starts_again_and_an_upgrade_alone_goes_on(tmp_path, caplog, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    stopped_after(3, TINY, path)
+    monkeypatch.setattr("tailsmith.classification.training.__version__", "9.9.9", raising=False)
+    assert next(training(TINY).resumable(path, "colours")).step > 1
+    monkeypatch.setattr("tailsmith.classification.checkpoint.FORMAT", "2")
+    with caplog.at_level(logging.WARNING, "tailsmith"):
+        assert next(training(TINY).resumable(path, "colours")).step == 1
+    assert "is of another version of tailsmith: set aside as checkpoint.safetensors.damaged-1; training" in caplog.text
 
 
 def test_a_file_of_another_kind_is_set_aside_too(tmp_path):

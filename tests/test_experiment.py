@@ -32,7 +32,7 @@ from tailsmith.config import (
     to_dict,
 )
 from tailsmith.experiment import World, demo_config, report_run, run, train_arm
-from tailsmith.files import read_json
+from tailsmith.files import read_json, write_json
 from tailsmith.run_directory import RunDirectory
 
 SCRIPT = """
@@ -144,6 +144,49 @@ def test_a_generator_that_takes_text_alone_is_studied_on_text_alone(world, tmp_p
 def test_another_configuration_is_refused(world, finished):
     with pytest.raises(ValueError, match=r"holds a run of another configuration \(differs in: target\)"):
         run(small(world, target=13), finished)
+
+
+def test_of_a_section_the_settings_that_differ_are_named(world, finished):
+    other = small(world, search=SearchConfig(), real=replace(small(world).real, seed=3))
+    with pytest.raises(ValueError, match=r"another configuration \(differs in: real.seed, search\)"):
+        run(other, finished)
+
+
+def test_what_changes_no_result_may_be_another_one(world, finished, tmp_path):
+    """Memory was short, a disk has another name: the run goes on, and its configuration follows."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    moved = Path(shutil.copytree(world["generator"], tmp_path / "generator"))
+    config = small(world)
+    arms = {path: path.read_bytes() for path in folder.glob("arms/*/*.*")}
+    other = replace(
+        config,
+        generator=str(moved),
+        batch_size=3,
+        skip_corrupt=True,
+        max_megapixels=50.0,
+        real=replace(config.real, checkpoint_every=7),
+        synthesis=replace(config.synthesis, feedback_checkpointing=True, feedback_decode_batch_size=2),
+    )
+    run(other, folder)
+    assert RunDirectory(folder).config() == other
+    assert {path: path.read_bytes() for path in folder.glob("arms/*/*.*")} == arms
+    write_json(moved / "unet" / "other.json", {})  # another generator's hash
+    with pytest.raises(ValueError, match=r"another configuration \(differs in: generator\)"):
+        RunDirectory(folder).check(config=replace(other, generator=os.path.relpath(moved)))
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_before_there_are_plans_a_generator_is_known_by_its_weights_or_not_at_all(gone, world, tmp_path):
+    config, folder = replace(small(world), generator=str(tmp_path / "gone")), tmp_path / "run"
+    shutil.copytree(world["generator"], config.generator)
+    RunDirectory.claim(folder, config, "tailsmith run")
+    if gone:
+        shutil.rmtree(config.generator)
+        with pytest.raises(ValueError, match=r"another configuration \(differs in: generator\)"):
+            RunDirectory.claim(folder, small(world), "tailsmith run")
+    else:
+        RunDirectory.claim(folder, small(world), "tailsmith run")
+        assert RunDirectory(folder).config() == small(world)
 
 
 def quick(world: dict[str, str], **changes: object) -> RunConfig:

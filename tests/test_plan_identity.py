@@ -32,6 +32,7 @@ def test_every_setting_is_known_to_count_or_not():
         with_meta(dataset="another name", per="group", study="mine", grid={}),
         with_meta(synthesis=dict(reversed(PLAN.meta["synthesis"].items()))),
         tiny_plan(feedback_checkpointing=True),
+        with_meta(synthesis={name: value for name, value in PLAN.meta["synthesis"].items() if name != "dtype"}),
         Plan(PLAN.table.assign(note="mine")[[*reversed(PLAN.table.columns), "note"]], PLAN.meta),
         Plan(PLAN.table.assign(label=PLAN.table["label"].astype(np.int32)), PLAN.meta),
         Plan(PLAN.table.sort_values("shard", kind="stable", ascending=False, ignore_index=True), PLAN.meta),

@@ -145,10 +145,10 @@ class RunConfig:
 
     data: str = "fashion-lt"  # an image folder, a CSV or Parquet file, or an embedded task
     data_seed: int = 0  # which real images an embedded task draws; how a dataset without splits is split
-    skip_corrupt: bool = False
+    skip_corrupt: bool = False  # leave unreadable images out, and list them
     max_megapixels: float | None = None  # images above it count as unreadable; None = 178.9
-    generator: str = "mini-unclip"
-    target: int | str | dict[str, int] = "max"  # images per class or group after synthesis
+    generator: str = "mini-unclip"  # a preset, a folder, or a hub id
+    target: int | str | dict[str, int] = "max"  # max, a number, or {name: number}: images per class or group afterwards
     per: str = "class"  # class | group
     arms: tuple[str, ...] = ("erm", "balanced_softmax", "image_text", "feedback_entropy")  # METHOD, SET, METHOD+SET
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)  # your own: {mine: {guidance_scale: 3}}; arms name it

@@ -54,13 +54,13 @@ def check_classifier_folder(out: Path, data: str) -> None:
 def check_plan_file(path: Path, data: str, overwrite: bool) -> None:
     """As `check_file`; and an existing file is a plan, or may go."""
     check_file(path, data)
-    if path.exists() and not overwrite and _plan_meta(path) is None:
+    if path.exists() and not overwrite and plan_meta(path) is None:
         raise ValueError(f"{path} exists and is no plan; use another --out, or --overwrite to replace it")
 
 
 def check_plan_of(path: Path, dataset: Dataset, overwrite: bool) -> None:
     """An existing plan is for the same data, or may go."""
-    planned = _plan_meta(path) if path.exists() and not overwrite else None
+    planned = plan_meta(path) if path.exists() and not overwrite else None
     if planned is None:
         return
     now = {"dataset": dataset.name, "class_names": list(dataset.class_names)}
@@ -109,7 +109,7 @@ def _check_outside(out: Path, data: str, shown: Path) -> None:
     )
 
 
-def _plan_meta(path: Path) -> dict[str, Any] | None:
+def plan_meta(path: Path) -> dict[str, Any] | None:
     """What a plan says of itself; None for any other file."""
     import pyarrow as pa
     import pyarrow.parquet as pq

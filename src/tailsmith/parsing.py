@@ -97,7 +97,8 @@ def _describe(parser: ArgumentParser, function: Callable[..., None]) -> None:
             action.help = comments[action.dest].replace("%", "%%")
     for group in parser._action_groups:
         if str(group.title).startswith("<class"):
-            dotted = [each.dest.split(".")[0] for each in group._group_actions if "." in each.dest]
+            own = [each.dest.removesuffix(".help") for each in group._group_actions]  # --search.help is of the whole
+            dotted = [dest.split(".")[0] for dest in own if "." in dest]
             group.title = f"--{dotted[0]}.*" if dotted else "options of the whole"
 
 

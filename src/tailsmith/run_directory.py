@@ -19,6 +19,7 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.fingerprint import Fingerprint, changes, fingerprint
 from tailsmith.files import is_temporary, read_json, remove_leftovers, write_json, write_text
 from tailsmith.locks import exclusive
+from tailsmith.run_identity import OF_DATA, differing, is_same_generator
 from tailsmith.synthesis.sets import SyntheticSet
 from tailsmith.yaml_files import read_yaml
 
@@ -36,8 +37,8 @@ class RunDirectory:
     def claim(path: Path, config: RunConfig, command: str, dataset: Dataset | None = None) -> RunDirectory:
         """Make the folder the home of this configuration and data, or refuse one that is another's (ValueError).
 
-        config.yaml is written last and makes the folder a run: what a killed claim left is replaced. A run's data may
-        have moved: their fingerprint counts, and config.yaml then follows.
+        config.yaml is written last and makes the folder a run: what a killed claim left is replaced. Data and generator
+        may have moved, as their contents count, and settings that change no result may be others: config.yaml follows.
         """
         directory = RunDirectory(path)
         directory.check(config)
@@ -47,12 +48,12 @@ class RunDirectory:
             remove_leftovers(path)
             stored = path / FINGERPRINT
             if directory.is_claimed and now is not None:
-                directory.check_data(config.data, now)
+                directory.check_data(config, now)
             if now is not None and not (directory.is_claimed and stored.exists()):
                 now.write(stored)
             if not (directory.is_claimed and (path / COMMAND).exists()):
                 write_json(path / COMMAND, {"command": command, "created": time.strftime("%Y-%m-%d %H:%M")})
-            if not directory.is_claimed or directory.config().data != config.data:
+            if not directory.is_claimed or directory.config() != config:
                 directory.write_config(config)
         return directory
 
@@ -68,10 +69,15 @@ class RunDirectory:
         return (self.path / CONFIG).is_file()
 
     def check(self, config: RunConfig) -> None:
-        """ValueError for a folder that is no run's, or of another configuration in anything but the data."""
+        """ValueError for a folder that is no run's, or of a configuration that could have other results.
+
+        The data are not looked at: `check_data`.
+        """
         if self.is_claimed:
-            earlier, wanted = to_dict(self.config()), to_dict(config)
-            changed = [key for key in wanted if key != "data" and earlier[key] != wanted[key]]
+            earlier = self.config()
+            changed = differing(earlier, config)
+            if "generator" in changed and is_same_generator(self.path, earlier.generator, config.generator):
+                changed.remove("generator")
             if changed:
                 raise ValueError(
                     f"{self.path} holds a run of another configuration (differs in: {', '.join(changed)}); "
@@ -80,14 +86,14 @@ class RunDirectory:
         elif self.path.exists() and (not self.path.is_dir() or not self._is_free()):
             raise ValueError(f"{self.path} exists and is no run directory (it has no {CONFIG}); use another --out")
 
-    def check_data(self, data: str, now: Fingerprint) -> None:
+    def check_data(self, config: RunConfig, now: Fingerprint) -> None:
         """ValueError that says what changed, for other data than the run began with; of old runs their place counts."""
         stored = self.path / FINGERPRINT
         if not stored.exists():
-            if self.config().data != data:
+            if changed := differing(self.config(), config, OF_DATA):
                 raise ValueError(
-                    f"{self.path} holds a run of another configuration (differs in: data), and no {FINGERPRINT} that "
-                    "could tell whether the data have only moved; use another --out"
+                    f"{self.path} holds a run of another configuration (differs in: {', '.join(changed)}), and no "
+                    f"{FINGERPRINT} that could tell whether the data are the same; use another --out"
                 )
         elif words := changes(Fingerprint.read(stored), now):
             raise ValueError(

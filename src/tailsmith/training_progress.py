@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from hashlib import sha256
+from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.training import StepRecord
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.fingerprint import content_keys
+from tailsmith.data.packed import images_key, shard_of
 
 
 def followed(records: Iterable[StepRecord], description: str) -> Classifier:
@@ -33,11 +36,23 @@ def followed(records: Iterable[StepRecord], description: str) -> Classifier:
 def identity(training: Dataset, validation: Dataset, size: int, augmentation: str) -> str:
     """What tells a training apart beside its settings and labels, for its checkpoint.
 
-    Of synthetic images the names say enough, as they are those of their requests; a million of them would take long to
-    read.
+    Of synthetic images in shards the hashes count that lie beside them: a million images would take long to read, and
+    their ids are those of another plan's as well.
     """
     known = sha256(f"{size} {augmentation}".encode())
     for each in (training, validation):
         known.update("\0".join(["", *each.table["image_id"].astype(str)]).encode())
-        known.update(content_keys(each.select((each.table["source"] == "real").to_numpy())).tobytes())
+        shards = _shards(each)
+        known.update(content_keys(each.select(np.array([shard is None for shard in shards], dtype=bool))).tobytes())
+        for shard in dict.fromkeys(filter(None, shards)):
+            known.update(images_key(shard).encode())
     return known.hexdigest()
+
+
+def _shards(dataset: Dataset) -> list[Path | None]:
+    """[n]: where a synthetic image is in a shard, that; None for all others."""
+    table = dataset.table
+    return [
+        shard_of(path) if source == "synthetic" and path is not None else None
+        for path, source in zip(table["path"], table["source"], strict=True)
+    ]

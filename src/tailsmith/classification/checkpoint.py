@@ -1,7 +1,7 @@
 """What an interrupted training goes on from: one safetensors file, whole or absent, and held to its training.
 
 Tensors are named parts of the training's state; the JSON beside them, in the file's metadata, says where it was. No
-pickle is involved. The file of another training is refused, a damaged one is set aside.
+pickle is involved. The file of another training is refused; a damaged one, or another version's, is set aside.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tailsmith.classification import processes
 from tailsmith.classification.tensors import plain, sha256
 from tailsmith.files import write_atomically
 
-FORMAT = "1"
+FORMAT = "1"  # raised where a version of tailsmith can't go on from an earlier one's checkpoints as that would have
 log = logging.getLogger(__name__)
 
 
@@ -55,18 +55,20 @@ class CheckpointFile:
             write_atomically(self.path, lambda temporary: save_file(tensors, temporary, metadata))
 
     def read(self) -> Checkpoint | None:
-        """None where there is none, or none that is whole; ValueError for that of another training."""
+        """None where there is none, or none that this version can use; ValueError for that of another training."""
         if not self.path.exists():
             return None
         try:
             tensors, metadata = _read(self.path)
-            self._check_same(metadata)
-            damaged = metadata["sha256"] != sha256(tensors)
+            unusable = "is of another version of tailsmith" if metadata["format"] != FORMAT else ""
+            if not unusable:
+                self._check_same(metadata)
+                unusable = "is damaged" if metadata["sha256"] != sha256(tensors) else ""
         except (SafetensorError, KeyError):
-            damaged = True
+            unusable = "is damaged"
         processes.wait()  # all have looked, before one moves it
-        if damaged:
-            self._set_aside()
+        if unusable:
+            self._set_aside(unusable)
             return None
         return Checkpoint(tensors, json.loads(metadata["progress"]))
 
@@ -75,19 +77,19 @@ class CheckpointFile:
         differing = sorted(key for key in stored.keys() | ours.keys() if stored.get(key) != ours.get(key))
         if metadata["data"] != self.data:
             differing.append("the data")
-        if metadata["format"] != FORMAT or differing:
+        if differing:
             raise ValueError(
                 f"{self.path} is of a training that was interrupted and differs from this one in "
-                f"{', '.join(differing) or 'its format'}; run that one's command to go on, or use another folder"
+                f"{', '.join(differing)}; run that one's command to go on, or use another folder"
             )
 
-    def _set_aside(self) -> None:
+    def _set_aside(self, reason: str) -> None:
         number = 1
         while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
             number += 1
         if processes.index() == 0:
             self.path.rename(aside)
-            log.warning("%s is damaged: set aside as %s; training starts again", self.path, aside.name)
+            log.warning("%s %s: set aside as %s; training starts again", self.path, reason, aside.name)
 
 
 def discard(path: Path) -> None:

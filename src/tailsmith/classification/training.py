@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tailsmith import __version__
 from tailsmith.classification.backbones import check_backbone, create_backbone, last_layer
 from tailsmith.classification.checkpoint import CheckpointFile
 from tailsmith.classification.classifier import Classifier
@@ -65,7 +64,7 @@ class Training:
         another training is a ValueError. Whoever keeps the classifier calls `checkpoint.discard`.
         """
         task, validation = self.task, self.data.validation
-        settings = {**asdict(task.config), "class_names": list(task.class_names), "tailsmith": __version__}
+        settings = {**asdict(task.config), "class_names": list(task.class_names)}
         every = settings.pop("checkpoint_every")
         known = hashlib.sha256(identity.encode())
         for values in (task.labels, task.groups, task.is_synthetic, validation.labels if validation else np.empty(0)):

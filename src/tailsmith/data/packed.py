@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tailsmith.files import write_atomically
+from tailsmith.files import sha256_file, write_atomically
 
 LOCATION = re.compile(r"(.+\.parquet)#(\d+)")
 ROW_GROUP_BYTES = 4 * 1024**2  # the least that is read for one image: a few photographs, or a whole shard of small ones
@@ -88,6 +88,16 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         return rows.to_pandas(), meta
 
 
+def images_key(path: Path) -> str:
+    """What tells a shard's images from others, from their hashes alone; of shards without hashes, the file's own."""
+    with reading(path):
+        with pq.ParquetFile(path) as shard:
+            if IMAGE_HASH not in shard.schema_arrow.names:
+                return sha256_file(path)
+            hashes = shard.read(columns=[IMAGE_HASH])[IMAGE_HASH].to_pylist()
+        return hashlib.sha256("".join(map(str, hashes)).encode()).hexdigest()
+
+
 def check_images(path: Path) -> None:
     """Read all of a shard's images, a row group at a time; Damaged where one is not what was written."""
     with reading(path), pq.ParquetFile(path) as shard:
@@ -114,6 +124,12 @@ def _checksum(rows: pa.Table, meta: dict[str, str]) -> str:
 def location(path: Path, row: int) -> str:
     """How a Dataset's column `path` names an image within a shard."""
     return f"{path}#{row}"
+
+
+def shard_of(where: str) -> Path | None:
+    """The shard of a location, None for what is none."""
+    found = LOCATION.fullmatch(where)
+    return Path(found[1]) if found else None
 
 
 def is_packed(path: str) -> bool:

@@ -25,6 +25,7 @@ OF_FEEDBACK = (  # they change the images of requests with feedback
     "feedback_every", "feedback_steps", "feedback_update", "feedback_prediction", "feedback_through",
     "feedback_decode_size", "feedback_reuse", "feedback_views",
 )  # fmt: skip
+UNSAID = {"dtype": "fp32"}  # what plans meant before they said so
 WITHOUT_EFFECT = ("feedback_checkpointing", "feedback_decode_batch_size")  # memory and time only
 
 Parts = dict[str, str]  # what a user calls it -> its hash
@@ -43,7 +44,7 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
     return {
         OF_ROWS: hash_of_rows(table),
         "class or attribute names": _hash([meta["class_names"], meta["attribute_names"]]),
-        "precision": _hash({name: meta["synthesis"].get(name) for name in OF_ALL}),
+        "precision": _hash({name: meta["synthesis"].get(name, UNSAID.get(name)) for name in OF_ALL}),
         "feedback settings": _hash({name: settings.get(name) for name in OF_FEEDBACK}),
         "generator": _hash(meta.get("generator_sha256") or meta.get("generator")),
         "decoder": _hash(decoder if guided else None),

@@ -51,7 +51,8 @@ def plan_in(out: Path, plan: Plan) -> Plan:
     except ValueError as error:
         if (part := plan.within(kept)) is not None:
             return part
-        raise ValueError(f"{out} holds images of another plan; use another folder ({error})") from error
+        older = "; an earlier version of tailsmith made them" if "rendering" not in kept.meta else ""
+        raise ValueError(f"{out} holds images of another plan; use another folder ({error}{older})") from error
 
 
 def keep_plan(out: Path, plan: Plan) -> None:
