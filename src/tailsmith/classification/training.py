@@ -26,7 +26,7 @@ from tailsmith.classification.loop import StepRecord, run_stages
 from tailsmith.classification.losses import LOSSES, PRIOR_KINDS
 from tailsmith.classification.methods import method_of
 from tailsmith.classification.methods.contract import Method, Task
-from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images, predict, predict_with_features
+from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images
 from tailsmith.classification.resampling import RESAMPLING, Rows
 from tailsmith.classification.selection import Labelled
 from tailsmith.classification.stage_run import Augment, Data, Diverged
@@ -41,8 +41,6 @@ __all__ = [
     "train_classifier",
     "check_train_config",
     "untrained_classifier",
-    "predict",
-    "predict_with_features",
 ]
 
 
@@ -67,6 +65,7 @@ class Training:
         task, validation = self.task, self.data.validation
         settings = {**asdict(task.config), "class_names": list(task.class_names), "tailsmith": __version__}
         every = settings.pop("checkpoint_every")
+        settings.pop("workers")  # changes no result, either
         known = hashlib.sha256(identity.encode())
         for values in (task.labels, task.groups, task.is_synthetic, validation.labels if validation else np.empty(0)):
             known.update(f"\0{values.dtype} {len(values)}\0".encode() + values.tobytes())

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from tailsmith import stages
-from tailsmith.classification.prediction import predict_with_features
 from tailsmith.config import SynthesisConfig
 from tailsmith.data.embedded import load_embedded
-from tailsmith.data.images import ImageArray
 from tailsmith.files import read_json, write_json
 from tailsmith.guidance.criteria import get_criterion
 from tailsmith.metrics.samples import agreement, frechet_distance
+from tailsmith.prediction import predict
 from tailsmith.reproduction.fashion import EXPERIMENTS, seeded
 from tailsmith.sample_study import load_judge
 from tailsmith.synthesis.generators import load_generator
@@ -60,7 +59,7 @@ def sweep(out: Path, results: Path, seed: int = 0, command: str = "", settings: 
     pipe, judge = load_generator(), load_judge("label", dataset.class_names)
     assert judge is not None
     validation = dataset.split("val")
-    _, real = predict_with_features(judge, ImageArray(validation, judge.image_size))
+    real = predict(judge, validation).features
     rows: list[dict[str, Any]] = read_json(results)["rows"] if results.exists() else []
     for name in settings or list(SETTINGS):
         changes, who = SETTINGS[name]
@@ -72,9 +71,9 @@ def sweep(out: Path, results: Path, seed: int = 0, command: str = "", settings: 
         synthetic = stages.synthesize(plan, dataset, folder, classifier=guides[who], pipe=pipe, description=name)
         row: dict[str, Any] = {"setting": name, "seed": seed}
         for method, classifier in guides.items():
-            logits, features = predict_with_features(classifier, ImageArray(synthetic, classifier.image_size))
+            logits, features = predict(classifier, synthetic)
             row[f"entropy_{method}"] = round(float(get_criterion("entropy")(logits, features, logits).mean()), 4)
-        logits, features = predict_with_features(judge, ImageArray(synthetic, judge.image_size))
+        logits, features = predict(judge, synthetic)
         row["judge_agreement"] = round(agreement(logits.numpy(), synthetic.labels), 4)
         row["frechet_distance"] = round(frechet_distance(real.numpy(), features.numpy()), 3)
         classifier = stages.train(dataset, synthetic, config.mixed, description=f"train: {name}")
