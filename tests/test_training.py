@@ -303,7 +303,7 @@ def test_a_validation_class_without_training_images_is_refused():
             {"resampling": "all"},
             "unknown resampling 'all': expected one of uniform, half_and_half, class_balanced",
         ),
-        ({"precision": "fp16"}, "unknown precision 'fp16': expected one of fp32, bf16"),
+        ({"precision": "fp8"}, "unknown precision 'fp8': expected one of fp32, bf16, fp16"),
         ({"steps": 0}, "steps should be above 0, got 0"),
         ({"alpha": 1.5}, r"alpha should be in 0..1, got 1.5"),
         ({"ema_decay": 1.0}, r"ema_decay should be at least 0 and below 1"),

@@ -19,12 +19,12 @@ from tailsmith.classification.checkpoint import part, parts
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.methods.contract import Batch, Examples, Moment, Review, Stage, Start, generator
 from tailsmith.classification.optimization import average_decay, learning_rate_at, sgd, update_average
+from tailsmith.classification.precision import LossScale, autocast, laid_out
 from tailsmith.classification.prediction import NotFinite, ahead, makes_views, predict_images, to_unit_range
 from tailsmith.classification.resampling import Rows
 from tailsmith.classification.saved import not_finite
 from tailsmith.classification.selection import Labelled, score
 from tailsmith.classification.sources import Drawn, Source, drawn_seeds
-from tailsmith.classification.train_config import TrainConfig
 from tailsmith.devices import chosen_device
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]  # float [B, 3, H, W] in [0, 1] -> the same
@@ -50,6 +50,8 @@ class StageRun:
         self.stage, self._data = stage, data
         self._accelerator = accelerator = new_accelerator()
         self.classifier = stage.prepare(start)
+        laid_out(self.classifier, accelerator.device)
+        self._loss_scale = LossScale(stage.config, accelerator.device)
         self._objective = stage.objective if isinstance(stage.objective, nn.Module) else None
         trained = nn.ModuleList([self.classifier, *([self._objective] if self._objective else [])])
         self._model, self._optimizer = accelerator.prepare(self.classifier, sgd(stage.config, trained))
@@ -74,15 +76,16 @@ class StageRun:
             group["lr"] = self.learning_rate
         progress = (step - 1) / config.steps
         batch, own, everyones = self._batch(step, progress)
-        with _drawing_from(config.seed, step, device), _precision(config, device):
+        with _drawing_from(config.seed, step, device), autocast(config, device):
             logits, features = self._model(batch.images)
         losses = self._losses(logits.float(), features.float(), batch, progress)
         # Processes average their gradients, so each scales its sum: their slices may differ by one image
         size = len(losses) * everyones / own if own else everyones
         value = losses.sum() * self._accelerator.num_processes / size
         self._optimizer.zero_grad()
-        self._accelerator.backward(value)
-        self._optimizer.step()
+        self._accelerator.backward(self._loss_scale.scale(value))
+        self._loss_scale.step(self._optimizer)
+        self._loss_scale.update()
         together = self._accelerator.reduce(torch.stack([value.detach(), value.new_tensor(float(stop))]), "mean")
         mean, stopping = together.tolist()
         if not math.isfinite(mean):
@@ -136,7 +139,7 @@ class StageRun:
         """Features [b, D] of the classifier as it is, of augmented images; labels [b]."""
         images = self._data.train.images
         stored = self._unit_range(ahead(images, rows, drawn_seeds(len(rows), draws) if makes_views(images) else None)())
-        with torch.no_grad(), _precision(self.stage.config, self._accelerator.device):
+        with torch.no_grad(), autocast(self.stage.config, self._accelerator.device):
             _, features = self.classifier(self._augmented(stored, draws))
         return features.float(), self._labels(rows)
 
@@ -165,6 +168,7 @@ class StageRun:
             state["objective"] = self._objective.state_dict()
         for number, buffers in self._optimizer.state_dict()["state"].items():
             state[f"optimizer.{number}"] = {name: value for name, value in buffers.items() if value is not None}
+        state["loss_scale"] = self._loss_scale.tensors()
         for number, source in enumerate(self._sources):
             state[f"stream.{number}"] = source.state_dict()
         return parts(state)
@@ -179,6 +183,7 @@ class StageRun:
             for name, value in part(state, f"optimizer.{number}").items():
                 # In the parameter's own memory layout, as the buffer was: another one rounds differently
                 self._optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value)
+        self._loss_scale.load_tensors(part(state, "loss_scale"))
         for number, source in enumerate(self._sources):
             source.load_state_dict(part(state, f"stream.{number}"))
 
@@ -186,10 +191,6 @@ class StageRun:
 def new_accelerator() -> Accelerator:
     """One per stage, for it holds on to what it prepares; the first one joins torchrun's processes."""
     return Accelerator(cpu=chosen_device().type == "cpu")
-
-
-def _precision(config: TrainConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from tailsmith.classification.loop import StepRecord, run_stages
 from tailsmith.classification.losses import LOSSES, PRIOR_KINDS
 from tailsmith.classification.methods import method_of
 from tailsmith.classification.methods.contract import Method, Task
+from tailsmith.classification.precision import check_precision, warn_of_emulation
 from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images
 from tailsmith.classification.resampling import RESAMPLING, Rows
 from tailsmith.classification.selection import Labelled
@@ -99,6 +100,7 @@ def train_classifier(
     task = Task(config, train.labels, grouped.astype(np.int64), synthetic, tuple(class_names))
     method = method_of(config.method)
     method.stages(task)  # ValueError for what the data can't be
+    warn_of_emulation(config.precision)
     return Training(task, method, Data(train, held_out, augment), untrained_classifier(config, class_names))
 
 
@@ -110,8 +112,8 @@ def check_train_config(config: TrainConfig) -> None:
         "prior": PRIOR_KINDS,
         "resampling": RESAMPLING,
         "select_by": SELECT_BY,
-        "precision": ("fp32", "bf16"),
     }
+    check_precision(config.precision)
     chosen = {name: getattr(config, name) for name in choices}
     if config.stage_two is not None:
         choices["method with a stage_two"], chosen["method with a stage_two"] = LOSSES, config.method
