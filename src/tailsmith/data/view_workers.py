@@ -21,7 +21,7 @@ import torch.multiprocessing  # has tensors travel between processes in shared m
 from torch import Tensor
 
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.views import MakeView, PerImage, seeded_view
+from tailsmith.data.views import MakeView, PerImage, draw_from
 
 Numbers = npt.NDArray[np.int64]
 Seeds = npt.NDArray[np.uint64]
@@ -50,7 +50,7 @@ class ViewWorkers:
 
         def taken() -> Tensor:
             with _naming_the_killed():
-                return torch.cat([each.result() for each in pending])
+                return torch.cat([each.result() for each in pending]).permute(0, 3, 1, 2)  # channels last in memory
 
         return taken
 
@@ -97,10 +97,13 @@ def _end_with(parent: int) -> None:
 
 
 def _views_of(rows: Numbers, seeds: Seeds) -> Tensor:
-    """uint8 [n, 3, size, size]"""
+    """uint8 [n, size, size, 3], as Pillow has them"""
     assert _mine is not None
     dataset, make, size = _mine
-    made = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
+    made = torch.empty(len(rows), size, size, 3, dtype=torch.uint8)
+    pixels = made.numpy()
     for place, (row, seed) in enumerate(zip(rows.tolist(), seeds.tolist(), strict=True)):
-        made[place] = seeded_view(dataset.image(row), make, seed)
+        image = dataset.image(row)
+        draw_from(seed)  # this process draws for nothing else
+        pixels[place] = np.asarray(make(image))
     return made

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -53,9 +52,22 @@ class PerImage:
 
 def seeded_view(image: Image.Image, make: MakeView, seed: int) -> Tensor:
     """The view that a seed makes of an RGB image, uint8 [3, S, S]; the global generators stay as they were."""
-    with _drawing_from(seed):
+    earlier = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - it's what timm uses
+    try:
+        draw_from(seed)
         made = make(image)
+    finally:
+        torch.set_rng_state(earlier[0])
+        random.setstate(earlier[1])
+        np.random.set_state(earlier[2])  # noqa: NPY002
     return torch.from_numpy(np.array(made)).permute(2, 0, 1).contiguous()
+
+
+def draw_from(seed: int) -> None:
+    """Seed all that torchvision and timm draw from: torch's generator on the CPU, Python's and numpy's global ones."""
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed accelerators as well
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
 def timm_policy(name: str) -> PerImage:
@@ -83,18 +95,3 @@ def _policy(name: str, size: int) -> Any:
             f"augmentation {name!r} is no policy of timm's; one is {TIMM}rand-m9-mstd0.5-inc1, others are in its "
             "data/auto_augment.py"
         ) from error
-
-
-@contextmanager
-def _drawing_from(seed: int) -> Iterator[None]:
-    """All that torchvision and timm draw from: torch's generator on the CPU, Python's and numpy's global ones."""
-    earlier = torch.get_rng_state(), random.getstate(), np.random.get_state()  # noqa: NPY002 - it's what timm uses
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed accelerators as well
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        torch.set_rng_state(earlier[0])
-        random.setstate(earlier[1])
-        np.random.set_state(earlier[2])  # noqa: NPY002
