@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from tailsmith import stages
-from tailsmith.classification.prediction import predict_with_features
 from tailsmith.config import SynthesisConfig, TrainConfig
 from tailsmith.data.embedded import CLASS_NAMES
-from tailsmith.data.images import ImageArray
 from tailsmith.files import write_json
 from tailsmith.guidance.class_gaussians import fit_class_gaussians
+from tailsmith.prediction import predict
 from tailsmith.synthesis.generators import EMBEDDED, load_generator
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.requests import make_plan
@@ -36,7 +35,7 @@ def main() -> None:
     dataset = stages.load("fashion-lt")
     guide = stages.train(dataset, None, TrainConfig(steps=400, ema_decay=0.99), description="train: erm")
     training = dataset.split("train")
-    _, features = predict_with_features(guide, ImageArray(training, guide.image_size))
+    features = predict(guide, training).features
     gaussians = fit_class_gaussians(features.numpy(), training.labels, len(CLASS_NAMES))
     worker = Worker(load_generator(), training, guide, gaussians)
     counts = np.bincount(np.arange(arguments.images) % len(CLASS_NAMES), minlength=len(CLASS_NAMES))

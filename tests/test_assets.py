@@ -8,10 +8,10 @@ import torch
 
 from tailsmith import stages
 from tailsmith.classification.classifier import load_classifier
-from tailsmith.classification.prediction import predict
 from tailsmith.config import SynthesisConfig, TrainConfig
-from tailsmith.data.images import ImageArray
+from tailsmith.data.images import Images
 from tailsmith.files import read_json
+from tailsmith.prediction import predict
 from tailsmith.synthesis.generators import generator_folder, load_generator, preset
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import Worker
@@ -41,7 +41,7 @@ def test_the_quality_that_the_card_reports_is_reached():
 
 def test_reconstruction_of_task_images_agrees_with_the_card(mini):
     validation = stages.load("fashion-lt").split("val")
-    pixels = ImageArray(validation, 32)[np.arange(0, 1200, 10)].float() / 127.5 - 1
+    pixels = Images(validation, 32)[np.arange(0, 1200, 10)].float() / 127.5 - 1
     with torch.no_grad():
         decoded = mini.vae.decode(mini.vae.encode(pixels).latent_dist.mean).sample
     assert float((decoded - pixels).abs().mean()) < 0.06
@@ -63,6 +63,6 @@ def test_samples_show_what_the_prompt_names_and_feedback_raises_the_entropy(mini
             from tailsmith.synthesis.worker import synthetic_dataset
 
             made = synthetic_dataset(results, dataset)
-            seen = predict(judge, ImageArray(made, 32)).argmax(1).numpy()
+            seen = predict(judge, made).logits.argmax(1).numpy()
             assert (seen == made.labels).mean() > 0.6
     assert entropy[1] > entropy[0]

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from rendering import DATASET, largest_difference, render, tiny_plan
 from tailsmith import stages
-from tailsmith.data.images import ImageArray
+from tailsmith.data.images import Images
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.worker import Worker
 
@@ -72,7 +72,7 @@ def test_shows_something(name):
 
 
 def test_no_real_image_is_taken_for_nothing():
-    real = ImageArray(stages.load("fashion-lt").split("train"), 32)[np.arange(0, 1242, 4)]
+    real = Images(stages.load("fashion-lt").split("train"), 32)[np.arange(0, 1242, 4)]
     assert not is_black(real.float() / 255).any()
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from tailsmith.data.checks import check_conditionable, check_dataset, class_difference
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.decoding import decode
-from tailsmith.data.images import ImageArray
+from tailsmith.data.images import Images
 
 
 @pytest.fixture(autouse=True)
@@ -269,7 +269,7 @@ def test_decoding_turns_images_upright_and_rescales_16_bits() -> None:
 
 @pytest.mark.parametrize("cache_budget", [0, 10**6])
 def test_image_array_gives_the_pixels_in_any_order(cache_budget: int) -> None:
-    images = ImageArray(sound(), 12, cache_budget=cache_budget)
+    images = Images(sound(), 12, cache_budget=cache_budget)
     expected = torch.stack([torch.from_numpy(pixels(i)).permute(2, 0, 1) for i in range(6)])
     assert len(images) == 6
     for rows in ([4, 1, 1], np.array([5]), torch.tensor([0, 2]), np.array([4, 0])):
@@ -287,7 +287,7 @@ def test_image_array_decodes_once_what_it_caches(monkeypatch: pytest.MonkeyPatch
     decoded: list[int] = []
     original = Dataset.image
     monkeypatch.setattr(Dataset, "image", lambda self, row: (decoded.append(row), original(self, row))[1])
-    images = ImageArray(sound(), 8)
+    images = Images(sound(), 8)
     first = images[[0, 1, 1]]
     first.zero_()  # what is handed out is the caller's
     assert images[[1, 0]].float().mean() > 50
@@ -299,21 +299,21 @@ def test_image_array_crops_the_centre(height: int, width: int) -> None:
     dataset = sound(bytes=[png(i, height, width) for i in range(6)])
     top, left = (height - 12) // 2, (width - 12) // 2
     expected = pixels(3, height, width)[top : top + 12, left : left + 12]
-    np.testing.assert_array_equal(ImageArray(dataset, 12)[[3]][0].permute(1, 2, 0), expected)
+    np.testing.assert_array_equal(Images(dataset, 12)[[3]][0].permute(1, 2, 0), expected)
 
 
 def test_image_array_resizes_the_short_side() -> None:
     flat = _saved(Image.new("RGB", (40, 20), (10, 200, 30)), "PNG")
-    got = ImageArray(sound(bytes=[flat] * 6), 8)[[0]]
+    got = Images(sound(bytes=[flat] * 6), 8)[[0]]
     assert torch.equal(got, torch.tensor([10, 200, 30], dtype=torch.uint8).view(1, 3, 1, 1).expand(1, 3, 8, 8))
 
 
 def test_image_array_names_a_corrupt_image() -> None:
     dataset = sound(bytes=[b"text"] + [png(i) for i in range(5)])
     with pytest.raises(ValueError, match="image_id 'id0' is not an image file"):
-        ImageArray(dataset, 8)[[1, 0]]
+        Images(dataset, 8)[[1, 0]]
     with pytest.raises(ValueError, match="size should be a positive"):
-        ImageArray(dataset, 0)
+        Images(dataset, 0)
 
 
 def test_other_classes_are_named_a_few_at_a_time() -> None:

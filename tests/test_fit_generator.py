@@ -238,7 +238,7 @@ def test_load_generator_reads_the_folder_and_gives_what_the_file_says(fitted):
 
 
 def test_a_conditioning_image_is_embedded_as_the_fit_saw_it(fitted):
-    """The extractor that is saved resizes and crops as ImageArray does, on a photograph of another size."""
+    """The extractor that is saved resizes and crops as Images does, on a photograph of another size."""
     photograph = Image.fromarray(load_sample_image("china.jpg"))
     pixels = load_generator(str(fitted), device="cpu").feature_extractor(images=photograph, return_tensors="pt")
     seen = np.asarray(resize_and_crop(photograph, CONFIG.image_size)).transpose(2, 0, 1) / 127.5 - 1

@@ -10,11 +10,10 @@ from safetensors import safe_open
 from rendering import DATASET
 from tailsmith import stages
 from tailsmith.classification.classifier import wrap_classifier
-from tailsmith.classification.prediction import predict_with_features
 from tailsmith.config import SynthesisConfig
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.images import ImageArray
 from tailsmith.guidance.class_gaussians import fit_class_gaussians
+from tailsmith.prediction import predict
 from tailsmith.synthesis import hardness
 from tailsmith.synthesis.hardness import FILE, class_gaussians
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
@@ -52,7 +51,7 @@ def fits(monkeypatch):
 
 def test_they_are_those_of_all_features_at_once():
     training, classifier = DATASET.split("train"), small_classifier()
-    _, features = predict_with_features(classifier, ImageArray(training, 16))
+    features = predict(classifier, training).features
     expected = fit_class_gaussians(features.numpy(), training.labels, len(CLASSES))
     found = class_gaussians(DATASET, classifier)
     torch.testing.assert_close(found.means, expected.means)

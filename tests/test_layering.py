@@ -63,8 +63,8 @@ def test_only_generators_and_latents_know_diffusers():
     }
 
 
-def test_only_backbones_know_timm():
-    assert importers("timm") == {"classification/backbones.py"}
+def test_only_backbones_and_its_augmentation_policies_know_timm():
+    assert importers("timm") == {"classification/backbones.py", "data/views.py"}
 
 
 def test_there_is_no_drawer_for_odds_and_ends():

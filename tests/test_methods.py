@@ -28,7 +28,7 @@ from tailsmith.classification.methods.crt import CRT
 from tailsmith.classification.methods.group_dro import WorstGroups
 from tailsmith.classification.methods.parts import everything, fold_scale, fresh_head, frozen, head_alone, scaled_head
 from tailsmith.classification.methods.streams import passes, weighted
-from tailsmith.classification.prediction import class_hits, mean_class_accuracy, predict
+from tailsmith.classification.prediction import class_hits, mean_class_accuracy, predict_images
 from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 from tailsmith.classification.training import check_train_config, train_classifier, untrained_classifier
 
@@ -111,7 +111,7 @@ def slow_training(config: TrainConfig, synthetic: np.ndarray, validation, augmen
         for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
             mean.copy_(decay * mean + (1 - decay) * value if mean.is_floating_point() else value)
         if step % config.evaluate_every == 0 or step == config.steps:
-            predicted = predict(average, validation[0]).argmax(1).numpy()
+            predicted = predict_images(average, validation[0])[0].argmax(1).numpy()
             score = mean_class_accuracy(class_hits(predicted, validation[1], 3))
             if best is None or score >= best[0]:
                 best = score, copy.deepcopy(average.state_dict())
@@ -233,7 +233,7 @@ def test_a_stage_may_ask_the_classifier_of_the_one_before_what_to_draw(monkeypat
     first = train(with_(method="erm", steps=3))[-1].classifier
     ((wrong, selected, begins),) = given
     assert selected == first.sha256() != begins
-    assert (wrong == (predict(first, IMAGES).argmax(1).numpy() != LABELS)).all() and wrong.any()
+    assert (wrong == (predict_images(first, IMAGES)[0].argmax(1).numpy() != LABELS)).all() and wrong.any()
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def test_a_second_stage_that_is_the_method_is_kept_though_the_first_was_better_o
     first = [each for each in records[:60] if each.validation is not None]
     last = [each for each in records[60:] if each.validation is not None]
     assert max(each.validation for each in first) > max(each.validation for each in last) == records[-1].selected
-    predicted = predict(records[-1].classifier, held_out[0]).argmax(1).numpy()
+    predicted = predict_images(records[-1].classifier, held_out[0])[0].argmax(1).numpy()
     assert mean_class_accuracy(class_hits(predicted, held_out[1], 3)) == pytest.approx(records[-1].selected)
 
 
@@ -525,7 +525,7 @@ def test_blind_to_images_group_dro_makes_the_losses_of_groups_equal(method, shar
     labels = np.repeat([0, 1], [60, 10])  # one group each
     config = with_(method=method, steps=400, batch_size=70, learning_rate=0.1, weight_decay=0.0)
     records = train(config, labels=labels, groups=labels, class_names=("one", "other"))
-    learned = predict(records[-1].classifier, IMAGES[:1]).softmax(1)[0]
+    learned = predict_images(records[-1].classifier, IMAGES[:1])[0].softmax(1)[0]
     assert learned.tolist() == pytest.approx(shares, abs=0.02)
 
 

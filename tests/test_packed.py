@@ -13,7 +13,7 @@ from PIL import Image
 
 from tailsmith.data import packed
 from tailsmith.data.dataset import Dataset, make_table
-from tailsmith.data.images import ImageArray
+from tailsmith.data.images import Images
 from tailsmith.data.packed import (
     Damaged,
     check_images,
@@ -64,7 +64,7 @@ def test_a_dataset_reads_only_what_it_is_asked_for(shard: Path, monkeypatch: pyt
         return own(self, group, **options)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", read)
-    images = ImageArray(dataset, 4, cache_budget=0)
+    images = Images(dataset, 4, cache_budget=0)
     assert images[[9, 4]].float().mean((1, 2, 3)).tolist() == [180.0, 80.0]
     assert sorted(groups) == [1, 3]
     assert dataset.described(3) == f"{shard}#3"

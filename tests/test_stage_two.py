@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from colours import colours
 from tailsmith.classification.backbones import last_layer
-from tailsmith.classification.prediction import predict, predict_with_features
+from tailsmith.classification.prediction import predict_images
 from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 from tailsmith.classification.training import check_train_config, train_classifier
 from tailsmith.config import RunConfig, from_dict, to_dict
@@ -72,7 +72,7 @@ def test_a_uniform_second_stage_is_sgd_on_frozen_features():
     config = with_second(sampler="uniform")
     start = train(dataclasses.replace(config, stage_two=None))[-1].classifier
     records = train(config, images=watched)
-    _, features = predict_with_features(start, watched.images)
+    _, features = predict_images(start, watched.images)
     labels = torch.from_numpy(colours((40, 20, 10))[1])
     head = last_layer(start.module)
     optimizer = torch.optim.SGD(head.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -107,7 +107,7 @@ def test_blind_to_images_draws_and_loss_decide_what_the_second_stage_learns(chan
     held = {"init_pow": 0.5, "meta_learning_rate": 1e-12}
     config = with_second(**settings, **held, **changes)
     classifier = train(config, images=black, labels=labels, is_synthetic=labels < 0)[-1].classifier
-    learned = predict(classifier, black[:1]).softmax(1)[0]
+    learned = predict_images(classifier, black[:1])[0].softmax(1)[0]
     assert learned.tolist() == pytest.approx((np.array(weights) / sum(weights)).tolist(), abs=0.02)
 
 
@@ -117,7 +117,7 @@ def test_validation_chooses_among_the_steps_of_both_stages():
     records = train(spoiling, validation=held_out)
     scores = {record.step: record.validation for record in records if record.validation is not None}
     assert max(scores, key=lambda step: scores[step]) <= 30 < max(scores)
-    predicted = predict(records[-1].classifier, images).argmax(1).numpy()
+    predicted = predict_images(records[-1].classifier, images)[0].argmax(1).numpy()
     assert 100 * np.mean(predicted == labels) == pytest.approx(max(scores.values()))
 
 

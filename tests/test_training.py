@@ -18,14 +18,12 @@ from colours import colours
 from tailsmith.classification import selection
 from tailsmith.classification.backbones import Backbone, SmallResNet
 from tailsmith.classification.optimization import average_decay, learning_rate_at, update_average
-from tailsmith.classification.prediction import NotFinite, class_hits, mean_class_accuracy
+from tailsmith.classification.prediction import NotFinite, class_hits, mean_class_accuracy, predict_images
 from tailsmith.classification.training import (
     Diverged,
     StageTwoConfig,
     TrainConfig,
     check_train_config,
-    predict,
-    predict_with_features,
     train_classifier,
     untrained_classifier,
 )
@@ -69,7 +67,7 @@ def test_it_learns_and_reports_every_step():
     classifier = records[-1].classifier
     assert not classifier.training
     assert classifier.class_names == NAMES
-    predicted = predict(classifier, held_out[0]).argmax(1).numpy()
+    predicted = predict_images(classifier, held_out[0])[0].argmax(1).numpy()
     best = max(record.validation for record in records if record.validation is not None)
     assert best > 80
     assert mean_class_accuracy(class_hits(predicted, held_out[1], 3)) == pytest.approx(best)
@@ -109,7 +107,7 @@ def test_the_classifier_is_the_best_on_validation_not_the_last():
     records = train(with_(steps=40), validation=(images, wrong))
     scores = [record.validation for record in records if record.validation is not None]
     assert scores[0] > scores[-1]
-    predicted = predict(records[-1].classifier, images).argmax(1).numpy()
+    predicted = predict_images(records[-1].classifier, images)[0].argmax(1).numpy()
     assert mean_class_accuracy(class_hits(predicted, wrong, 3)) == pytest.approx(max(scores))
 
 
@@ -118,7 +116,7 @@ def test_selection_is_by_the_mean_over_classes_or_over_images():
     for select_by in ("class_mean", "image_mean"):
         records = train(with_(steps=8, evaluate_every=2, select_by=select_by), validation=held_out)
         scores = [record.validation for record in records if record.validation is not None]
-        right = predict(records[-1].classifier, held_out[0]).argmax(1).numpy() == held_out[1]
+        right = predict_images(records[-1].classifier, held_out[0])[0].argmax(1).numpy() == held_out[1]
         means = {"class_mean": np.mean([right[held_out[1] == c].mean() for c in range(3)]), "image_mean": right.mean()}
         assert max(scores) == pytest.approx(100 * means[select_by])
     with pytest.raises(ValueError, match="unknown select_by 'worst': expected one of class_mean, image_mean"):
@@ -184,7 +182,7 @@ def test_blind_to_images_the_loss_decides_what_is_learned(monkeypatch, changes, 
     pixels = np.zeros((120, 3, 8, 8), dtype=np.uint8)
     config = with_(steps=200, batch_size=120, learning_rate=0.5, weight_decay=0.0, prior="effective", **changes)
     classifier = train(config, images=pixels, labels=labels, is_synthetic=labels == 2)[-1].classifier
-    shares = predict(classifier, pixels[:1]).softmax(1)[0]
+    shares = predict_images(classifier, pixels[:1])[0].softmax(1)[0]
     assert (120 * shares).tolist() == pytest.approx(expected, abs=2)
 
 
@@ -238,14 +236,14 @@ def test_bf16_stays_near_fp32_and_keeps_fp32_weights():
 def test_prediction_does_not_depend_on_batches_and_leaves_the_mode():
     images, _ = colours((5, 5, 3))
     classifier = train()[-1].classifier.train()
-    whole = predict_with_features(classifier, images)
-    parts = predict_with_features(classifier, torch.from_numpy(images), batch_size=4)
+    whole = predict_images(classifier, images)
+    parts = predict_images(classifier, torch.from_numpy(images), batch_size=4)
     assert classifier.training
     assert whole[0].shape == (13, 3)
     torch.testing.assert_close(whole, parts)
-    torch.testing.assert_close(predict(classifier, images, rows=np.array([7, 2])), whole[0][[7, 2]])
+    torch.testing.assert_close(predict_images(classifier, images, rows=np.array([7, 2]))[0], whole[0][[7, 2]])
     with pytest.raises(ValueError, match="no images: expected at least one"):
-        predict(classifier, images[:0])
+        predict_images(classifier, images[:0])
 
 
 def test_a_training_set_smaller_than_a_batch_and_one_image_per_class_work():
@@ -305,7 +303,7 @@ def test_a_validation_class_without_training_images_is_refused():
             {"resampling": "all"},
             "unknown resampling 'all': expected one of uniform, half_and_half, class_balanced",
         ),
-        ({"precision": "fp16"}, "unknown precision 'fp16': expected one of fp32, bf16"),
+        ({"precision": "fp8"}, "unknown precision 'fp8': expected one of fp32, bf16, fp16"),
         ({"steps": 0}, "steps should be above 0, got 0"),
         ({"alpha": 1.5}, r"alpha should be in 0..1, got 1.5"),
         ({"ema_decay": 1.0}, r"ema_decay should be at least 0 and below 1"),
@@ -350,17 +348,17 @@ def test_a_last_step_that_breaks_the_weights_is_an_error(value, monkeypatch):
 def test_logits_that_are_no_numbers_are_divergence_in_validation_and_an_error_after(monkeypatch):
     monkeypatch.setattr(SmallResNet, "forward", lambda self, x: (x.mean((2, 3)) / 0, x.mean((2, 3))))
     with torch.no_grad(), pytest.raises(ValueError, match=r"logits are NaN or infinite for 3 of 3 images: its train"):
-        predict(untrained_classifier(TINY, NAMES), colours((1, 1, 1))[0])
+        predict_images(untrained_classifier(TINY, NAMES), colours((1, 1, 1))[0])
     monkeypatch.undo()
     raising = Mock(side_effect=NotFinite("logits"))
-    monkeypatch.setattr(selection, "predict", raising)
+    monkeypatch.setattr(selection, "predict_images", raising)
     with pytest.raises(Diverged, match="NaN or infinite logits after step 4; lower learning_rate"):
         train(validation=colours((1, 1, 1)))
 
 
 def test_a_class_masked_by_minus_infinity_is_no_error(monkeypatch):
     monkeypatch.setattr(SmallResNet, "forward", lambda self, x: (x.mean((2, 3)) + MASK, x.mean((2, 3))))
-    logits = predict(untrained_classifier(TINY, NAMES), colours((1, 1, 1))[0])
+    logits = predict_images(untrained_classifier(TINY, NAMES), colours((1, 1, 1))[0])[0]
     assert logits.isneginf().sum() == 3
 
 

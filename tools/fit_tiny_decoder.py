@@ -15,7 +15,7 @@ from torch.nn import functional
 from tqdm import trange
 
 import tailsmith
-from tailsmith.data.images import ImageArray
+from tailsmith.data.images import Images
 from tailsmith.files import write_json
 
 
@@ -30,7 +30,7 @@ def mixtures(latents: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, images: ImageArray, rows: torch.Tensor) -> torch.Tensor:
+def encode(vae: AutoencoderKL, images: Images, rows: torch.Tensor) -> torch.Tensor:
     """The latents' means of the images of these rows, [n, C, h, w]."""
     pixels = (torch.as_tensor(images[some.numpy()]).float() / 127.5 - 1 for some in rows.split(128))
     return torch.cat([vae.encode(each).latent_dist.mean for each in pixels])
@@ -50,7 +50,7 @@ def main() -> None:
     torch.manual_seed(arguments.seed)
     vae = tailsmith.load_generator(arguments.generator).vae.eval().requires_grad_(False)
     dataset = tailsmith.load(arguments.data).split("train")
-    images = ImageArray(dataset, vae.config.sample_size)
+    images = Images(dataset, vae.config.sample_size)
     levels = len(vae.config.block_out_channels)
     channels = (arguments.channels,) * levels
     tiny = AutoencoderTiny(

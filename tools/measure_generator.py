@@ -18,12 +18,12 @@ import torch
 from tqdm import tqdm
 
 from tailsmith import load, load_generator
-from tailsmith.classification.prediction import predict
+from tailsmith.classification.prediction import predict_images
 from tailsmith.classification.training import train_classifier
 from tailsmith.config import TrainConfig
 from tailsmith.data import readers
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.images import ImageArray
+from tailsmith.data.images import Images
 from tailsmith.data.transforms import augmentation
 from tailsmith.files import read_json, write_json
 from tailsmith.synthesis.families import family_of
@@ -37,7 +37,7 @@ JUDGE = TrainConfig(
 
 def train_judges(training: Dataset, unseen: Dataset) -> dict[str, float]:
     """Two classifiers on the generator's own real images; accuracy on the tasks' real test photographs."""
-    images, held_out = ImageArray(training, 32), ImageArray(unseen, 32)
+    images, held_out = Images(training, 32), Images(unseen, 32)
     test = load("fashion-lt").split("test")
     accuracy: dict[str, float] = {}
     parts = {
@@ -59,7 +59,7 @@ def train_judges(training: Dataset, unseen: Dataset) -> dict[str, float]:
             judge = record.classifier
         assert judge is not None
         judge.save(ASSETS / "judges" / what)
-        accuracy[what] = float((predict(judge, ImageArray(test, 32)).argmax(1).numpy() == test_labels).mean())
+        accuracy[what] = float((predict_images(judge, Images(test, 32))[0].argmax(1).numpy() == test_labels).mean())
     write_json(ASSETS / "judges" / "accuracy.json", accuracy)
     return accuracy
 
@@ -89,7 +89,7 @@ def judge_samples(pipe: Any, names: Dataset, guidance_scale: float, per_prompt: 
     prompts = [f"{names.class_names[c]} in {names.attribute_names[a]}" for c, a in pairs]
     images = sample(pipe, prompts, guidance_scale)
     judged = {
-        what: predict(load_classifier(ASSETS / "judges" / what), images).argmax(1).numpy()
+        what: predict_images(load_classifier(ASSETS / "judges" / what), images)[0].argmax(1).numpy()
         for what in ("label", "attribute")
     }
     labels, attributes = np.array(pairs).T
@@ -107,7 +107,7 @@ def judge_samples(pipe: Any, names: Dataset, guidance_scale: float, per_prompt: 
 @torch.no_grad()
 def reconstruction_l1(pipe: Any, unseen: Dataset) -> float:
     """Mean absolute error of encode-decode, images in [-1, 1], unseen photographs in both styles."""
-    images = ImageArray(unseen, 32)
+    images = Images(unseen, 32)
     total, count = 0.0, 0
     for start in range(0, len(unseen), 100):
         pixels = images[np.arange(start, min(start + 100, len(unseen)))].float() / 127.5 - 1

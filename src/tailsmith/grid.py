@@ -16,15 +16,14 @@ import numpy as np
 import torch
 
 from tailsmith import stages
-from tailsmith.classification.prediction import predict_with_features
 from tailsmith.config import SynthesisConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.embedded import encode_png
-from tailsmith.data.images import ImageArray
 from tailsmith.files import write_json
 from tailsmith.grid_config import GridConfig
 from tailsmith.grid_plan import grid_axes, plan_grid, request_id
 from tailsmith.guidance.criteria import Criterion, get_criterion
+from tailsmith.prediction import predict
 from tailsmith.report.grid_cells import Axes, Grid, Place, Seen
 from tailsmith.report.grid_figures import write_figures
 from tailsmith.report.grid_page import write_grid_page
@@ -117,8 +116,7 @@ def _grid(
 
 def _look(images: Dataset, classifier: Any, criteria: Mapping[str, Criterion]) -> list[Seen]:
     """What the classifier says of each image."""
-    size = getattr(classifier, "image_size", 224)
-    logits, features = predict_with_features(classifier, ImageArray(images, size))
+    logits, features = predict(classifier, images)
     labels = torch.tensor(images.labels)
     values = {name: criterion(logits, features, labels).tolist() for name, criterion in criteria.items()}
     highest = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]))

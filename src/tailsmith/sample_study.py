@@ -15,18 +15,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from tailsmith import stages
 from tailsmith.classification.classifier import Classifier, load_classifier
-from tailsmith.classification.prediction import predict_with_features
 from tailsmith.config import RunConfig, sets_of
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.images import ImageArray
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.guidance.criteria import CRITERION_NAMES, get_criterion
 from tailsmith.metrics.samples import agreement, compare
+from tailsmith.prediction import Prediction, predict
 from tailsmith.run_directory import RunDirectory
 from tailsmith.synthesis import hardness
 from tailsmith.synthesis.presets import settled
@@ -131,16 +129,18 @@ def _measure(study: Study, eyes: Eyes, name: str, changes: dict[str, Any]) -> di
     labels = synthetic.labels
     seen = {"guiding": eyes.guiding} | ({"independent": eyes.independent} if eyes.independent else {})
     measured: dict[str, Any] = {
-        "criteria": _values({who: (eye, _look(eye.classifier, synthetic)) for who, eye in seen.items()}, study, labels),
+        "criteria": _values(
+            {who: (eye, predict(eye.classifier, synthetic)) for who, eye in seen.items()}, study, labels
+        ),
         "feedback_scale": float(changes["feedback_scale"]),
         "images": len(synthetic),
         "skipped": {"feedback steps left unguided": int(results["skipped_steps"].sum())},
         "seconds_per_image": float(results["seconds"].mean()),
     }
     if eyes.judge is not None:
-        logits, features = _look(eyes.judge, synthetic)
+        logits, features = predict(eyes.judge, synthetic)
         measured["judge_agreement"] = agreement(logits.numpy(), labels)
-        _, real = _look(eyes.judge, _real_images(study.dataset, labels))
+        real = predict(eyes.judge, _real_images(study.dataset, labels)).features
         measured |= compare(real.numpy(), features.numpy())
     return measured
 
@@ -164,12 +164,8 @@ def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
     return read_shards(folder, plan)
 
 
-def _look(classifier: Classifier, dataset: Dataset) -> tuple[Tensor, Tensor]:
-    return predict_with_features(classifier, ImageArray(dataset, classifier.image_size))
-
-
 def _values(
-    seen: dict[str, tuple[Eye, tuple[Tensor, Tensor]]], study: Study, labels: NDArray[np.int64]
+    seen: dict[str, tuple[Eye, Prediction]], study: Study, labels: NDArray[np.int64]
 ) -> dict[str, dict[str, list[float]]]:
     """Criterion -> who looks -> a value per image."""
     found: dict[str, dict[str, list[float]]] = {}

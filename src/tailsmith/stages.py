@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +13,19 @@ import torch
 from tqdm import tqdm
 
 from tailsmith.classification.classifier import WRAPPED, Classifier
-from tailsmith.classification.prediction import predict
 from tailsmith.classification.training import train_classifier
 from tailsmith.config import SynthesisConfig, TrainConfig
 from tailsmith.data import benchmarks, embedded, readers
 from tailsmith.data.checks import check_conditionable, class_difference
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.images import ImageArray
+from tailsmith.data.images import Images
+from tailsmith.data.transforms import Augmentation
 from tailsmith.data.transforms import augmentation as named_augmentation
+from tailsmith.data.views import PerImage
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.metrics.accuracy import accuracy_table
+from tailsmith.prediction import predict
 from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
 from tailsmith.synthesis.engines import local
@@ -85,20 +88,23 @@ def train(
         rows = Dataset.concatenate([rows, synthetic])
     size = config.image_size or _default_size(config)
     validation = dataset.split("val")
-    training = train_classifier(
-        config,
-        ImageArray(rows, size),
-        rows.labels,
-        (rows.table["source"] == "synthetic").to_numpy(),
-        dataset.class_names,
-        validation=(ImageArray(validation, size), validation.labels) if len(validation) else None,
-        augment=named_augmentation(augmentation),
-        groups=rows.groups,
-    )
-    records = iter(training)
-    if checkpoint is not None:
-        records = training.resumable(checkpoint, identity(rows, validation, size, augmentation))
-    return followed(records, description)
+    made_by = named_augmentation(augmentation)
+    each = made_by if isinstance(made_by, PerImage) else None
+    with closing(Images(rows, size, each, workers=config.workers)) as images:
+        training = train_classifier(
+            config,
+            images,
+            rows.labels,
+            (rows.table["source"] == "synthetic").to_numpy(),
+            dataset.class_names,
+            validation=(Images(validation, size), validation.labels) if len(validation) else None,
+            augment=made_by if isinstance(made_by, Augmentation) else None,
+            groups=rows.groups,
+        )
+        records = iter(training)
+        if checkpoint is not None:
+            records = training.resumable(checkpoint, identity(rows, validation, size, augmentation))
+        return followed(records, description)
 
 
 def plan(
@@ -198,9 +204,8 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
     if not len(rows):
         raise ValueError(f"dataset {dataset.name!r} has no {split} images to evaluate on")
     _check_classes(classifier, dataset, "evaluate on the data it was trained for")
-    logits = predict(classifier, ImageArray(rows, getattr(classifier, "image_size", 224)))
     return accuracy_table(
-        logits.argmax(1).numpy(),
+        predict(classifier, rows).logits.argmax(1).numpy(),
         rows.labels,
         class_names=dataset.class_names,
         train_counts=class_counts(dataset),

@@ -19,25 +19,34 @@ class NotFinite(ValueError):
 
 
 class Indexable(Protocol):
-    """`images[rows] -> uint8 [b, 3, S, S]`, array or tensor, for an integer array of rows."""
+    """`images[rows] -> uint8 [b, 3, S, S]`, array or tensor, for an integer array of rows.
+
+    Those that also have `ahead(rows, seeds=None)` (see data/images.py) are decoded while the model computes.
+    """
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: Any, /) -> Any: ...
 
 
-def predict(
-    classifier: nn.Module,
-    images: Indexable,
-    batch_size: int = 256,
-    *,
-    rows: npt.NDArray[np.int64] | None = None,
-) -> Tensor:
-    """Logits float32 [n, C] on the CPU, in evaluation mode; `rows=None` is all images."""
-    return predict_with_features(classifier, images, batch_size, rows=rows)[0]
+def ahead(images: Indexable, rows: Rows, seeds: npt.NDArray[Any] | None = None) -> Callable[[], Any]:
+    """Begin with a batch where the images can, so that it is there when the answer is called: uint8 [b, 3, S, S].
+
+    `seeds` [b] ask for training views, of images that make them.
+    """
+    begin = getattr(images, "ahead", None)
+    if begin is None:
+        return lambda: images[rows]
+    waiting: Callable[[], Any] = begin(rows) if seeds is None else begin(rows, seeds)
+    return waiting
 
 
-def predict_with_features(
+def makes_views(images: Indexable) -> bool:
+    """Whether training takes views that are made of each image by itself."""
+    return bool(getattr(images, "per_image", False))
+
+
+def predict_images(
     classifier: nn.Module,
     images: Indexable,
     batch_size: int = 256,
@@ -51,10 +60,14 @@ def predict_with_features(
     check_images("images", images)
     rows = np.arange(len(images)) if rows is None else rows
     device = next((parameter.device for parameter in classifier.parameters()), torch.device("cpu"))
+    batches = [rows[start : start + batch_size] for start in range(0, max(1, len(rows)), batch_size)]  # one, if empty
     outputs = []
+    coming = ahead(images, batches[0])
     with evaluation_mode(classifier), torch.no_grad():
-        for start in range(0, max(1, len(rows)), batch_size):  # no rows: one empty batch
-            batch = to_unit_range(images[rows[start : start + batch_size]], device)
+        for number in range(len(batches)):
+            batch = to_unit_range(coming(), device)
+            if number + 1 < len(batches):
+                coming = ahead(images, batches[number + 1])
             outputs.append([output.float().cpu() for output in classifier(batch)])
     logits, features = map(torch.cat, zip(*outputs, strict=True))
     if broken := int((~logits.amax(1).isfinite()).sum()):  # NaN wins any maximum; a class masked by -inf is fine

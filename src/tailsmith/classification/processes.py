@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import numpy as np
 import numpy.typing as npt
 import torch.distributed as distributed
 from torch import Tensor
 
-Rows = npt.NDArray[np.int64]
+Number = TypeVar("Number", bound=np.integer[Any])
 
 
 def count() -> int:
@@ -19,9 +21,9 @@ def index() -> int:
     return distributed.get_rank() if _together() else 0
 
 
-def own(rows: Rows) -> Rows:
+def own(rows: npt.NDArray[Number]) -> npt.NDArray[Number]:
     """This process' contiguous slice of what all have together."""
-    mine: Rows = np.array_split(rows, count())[index()]
+    mine: npt.NDArray[Number] = np.array_split(rows, count())[index()]
     return mine
 
 

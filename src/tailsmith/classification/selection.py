@@ -10,7 +10,7 @@ import torch
 
 from tailsmith.classification import processes
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.prediction import SELECT_BY, Indexable, class_hits, predict
+from tailsmith.classification.prediction import SELECT_BY, Indexable, class_hits, predict_images
 from tailsmith.classification.resampling import Rows
 
 
@@ -48,6 +48,6 @@ def score(classifier: Classifier, validation: Labelled | None, select_by: str, d
     if validation is None:
         return None
     rows = processes.own(np.arange(len(validation.labels)))
-    predicted = predict(classifier, validation.images, rows=rows).argmax(1).numpy()
+    predicted = predict_images(classifier, validation.images, rows=rows)[0].argmax(1).numpy()
     hits = torch.from_numpy(class_hits(predicted, validation.labels[rows], len(classifier.class_names)))
     return SELECT_BY[select_by](processes.summed(hits.to(device)).cpu().numpy())

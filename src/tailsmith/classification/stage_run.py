@@ -19,11 +19,12 @@ from tailsmith.classification.checkpoint import part, parts
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.methods.contract import Batch, Examples, Moment, Review, Stage, Start, generator
 from tailsmith.classification.optimization import average_decay, learning_rate_at, sgd, update_average
-from tailsmith.classification.prediction import NotFinite, predict_with_features, to_unit_range
+from tailsmith.classification.precision import LossScale, autocast, laid_out
+from tailsmith.classification.prediction import NotFinite, ahead, makes_views, predict_images, to_unit_range
 from tailsmith.classification.resampling import Rows
 from tailsmith.classification.saved import not_finite
 from tailsmith.classification.selection import Labelled, score
-from tailsmith.classification.train_config import TrainConfig
+from tailsmith.classification.sources import Drawn, Source, drawn_seeds
 from tailsmith.devices import chosen_device
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]  # float [B, 3, H, W] in [0, 1] -> the same
@@ -49,6 +50,8 @@ class StageRun:
         self.stage, self._data = stage, data
         self._accelerator = accelerator = new_accelerator()
         self.classifier = stage.prepare(start)
+        laid_out(self.classifier, accelerator.device)
+        self._loss_scale = LossScale(stage.config, accelerator.device)
         self._objective = stage.objective if isinstance(stage.objective, nn.Module) else None
         trained = nn.ModuleList([self.classifier, *([self._objective] if self._objective else [])])
         self._model, self._optimizer = accelerator.prepare(self.classifier, sgd(stage.config, trained))
@@ -59,7 +62,10 @@ class StageRun:
                 self._losses = accelerator.prepare(self._objective)
         self._average = copy.deepcopy(self.classifier) if stage.config.ema_decay else self.classifier
         begin = Start(accelerator.device, self.classifier, start, self._logits)
-        self._streams = [stream(begin) for stream in stage.streams]
+        settings = stage.config.seed, stage.config.steps, stage.views
+        self._sources = [
+            Source(stream(begin), data.train.images, number, *settings) for number, stream in enumerate(stage.streams)
+        ]
         self.learning_rate, self._at = 0.0, 0
 
     def step(self, step: int, before: int, stop: bool) -> tuple[float, bool]:
@@ -70,15 +76,16 @@ class StageRun:
             group["lr"] = self.learning_rate
         progress = (step - 1) / config.steps
         batch, own, everyones = self._batch(step, progress)
-        with _drawing_from(config.seed, step, device), _precision(config, device):
+        with _drawing_from(config.seed, step, device), autocast(config, device):
             logits, features = self._model(batch.images)
         losses = self._losses(logits.float(), features.float(), batch, progress)
         # Processes average their gradients, so each scales its sum: their slices may differ by one image
         size = len(losses) * everyones / own if own else everyones
         value = losses.sum() * self._accelerator.num_processes / size
         self._optimizer.zero_grad()
-        self._accelerator.backward(value)
-        self._optimizer.step()
+        self._accelerator.backward(self._loss_scale.scale(value))
+        self._loss_scale.step(self._optimizer)
+        self._loss_scale.update()
         together = self._accelerator.reduce(torch.stack([value.detach(), value.new_tensor(float(stop))]), "mean")
         mean, stopping = together.tolist()
         if not math.isfinite(mean):
@@ -117,33 +124,36 @@ class StageRun:
         config, process = self.stage.config, processes.index()
         moment = Moment(step, progress, self.learning_rate, self._features)
         draws = generator(config.seed, step, process)
-        rows = [each.next(moment) for each in self._streams]
-        streams = tuple(self._examples(processes.own(each), draws) for each in rows)
+        drawn = [each.take(moment) for each in self._sources]
+        streams = tuple(self._examples(each, draws) for each in drawn)
         batch = self.stage.transform(streams, generator(config.seed, step, process, 2), progress)
-        return batch, len(streams[0].rows), len(rows[0])
+        return batch, len(streams[0].rows), drawn[0].everyones
 
-    def _examples(self, rows: Rows, draws: torch.Generator) -> Examples:
-        images, labels = self._stored(rows)
-        return Examples(rows, labels, tuple(self._augmented(images, draws) for _ in range(self.stage.views)))
+    def _examples(self, drawn: Drawn, draws: torch.Generator) -> Examples:
+        stored = [self._unit_range(each()) for each in drawn.views]
+        if len(stored) < self.stage.views:  # the test view, from which the batch is augmented
+            stored *= self.stage.views
+        return Examples(drawn.rows, self._labels(drawn.rows), tuple(self._augmented(each, draws) for each in stored))
 
     def _features(self, rows: Rows, draws: torch.Generator) -> tuple[Tensor, Tensor]:
         """Features [b, D] of the classifier as it is, of augmented images; labels [b]."""
-        images, labels = self._stored(rows)
-        with torch.no_grad(), _precision(self.stage.config, self._accelerator.device):
-            _, features = self.classifier(self._augmented(images, draws))
-        return features.float(), labels
+        images = self._data.train.images
+        stored = self._unit_range(ahead(images, rows, drawn_seeds(len(rows), draws) if makes_views(images) else None)())
+        with torch.no_grad(), autocast(self.stage.config, self._accelerator.device):
+            _, features = self.classifier(self._augmented(stored, draws))
+        return features.float(), self._labels(rows)
 
     def _logits(self, classifier: Classifier, rows: Rows) -> Tensor:
-        return predict_with_features(classifier, self._data.train.images, rows=rows)[0]
+        return predict_images(classifier, self._data.train.images, rows=rows)[0]
 
     def _test_features(self, classifier: Classifier, rows: Rows) -> Tensor:
-        return predict_with_features(classifier, self._data.train.images, rows=rows)[1]
+        return predict_images(classifier, self._data.train.images, rows=rows)[1]
 
-    def _stored(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Images float [b, 3, S, S] in [0, 1] and labels [b], on the device."""
-        device = self._accelerator.device
-        labels = torch.from_numpy(self._data.train.labels[rows]).to(device)
-        return to_unit_range(self._data.train.images[rows], device), labels
+    def _labels(self, rows: Rows) -> Tensor:
+        return torch.from_numpy(self._data.train.labels[rows]).to(self._accelerator.device)
+
+    def _unit_range(self, pixels: Any) -> Tensor:
+        return to_unit_range(pixels, self._accelerator.device)
 
     def _augmented(self, images: Tensor, draws: torch.Generator) -> Tensor:
         return self._data.augment(images, draws) if self._data.augment else images
@@ -158,8 +168,9 @@ class StageRun:
             state["objective"] = self._objective.state_dict()
         for number, buffers in self._optimizer.state_dict()["state"].items():
             state[f"optimizer.{number}"] = {name: value for name, value in buffers.items() if value is not None}
-        for number, stream in enumerate(self._streams):
-            state[f"stream.{number}"] = stream.state_dict()
+        state["loss_scale"] = self._loss_scale.tensors()
+        for number, source in enumerate(self._sources):
+            state[f"stream.{number}"] = source.state_dict()
         return parts(state)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -172,17 +183,14 @@ class StageRun:
             for name, value in part(state, f"optimizer.{number}").items():
                 # In the parameter's own memory layout, as the buffer was: another one rounds differently
                 self._optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value)
-        for number, stream in enumerate(self._streams):
-            stream.load_state_dict(part(state, f"stream.{number}"))
+        self._loss_scale.load_tensors(part(state, "loss_scale"))
+        for number, source in enumerate(self._sources):
+            source.load_state_dict(part(state, f"stream.{number}"))
 
 
 def new_accelerator() -> Accelerator:
     """One per stage, for it holds on to what it prepares; the first one joins torchrun's processes."""
     return Accelerator(cpu=chosen_device().type == "cpu")
-
-
-def _precision(config: TrainConfig, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 @contextmanager

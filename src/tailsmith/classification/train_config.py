@@ -60,7 +60,8 @@ class TrainConfig:
     evaluate_every: int = 100  # steps between looks at the validation images; the last step is always one
     select_by: str = "class_mean"  # the validation accuracy that selects: class_mean | image_mean
     checkpoint_every: int = 200  # steps between what an interrupted training goes on from; changes no result
-    precision: str = "fp32"  # fp32 | bf16 (autocast)
+    precision: str = "fp32"  # fp32 | bf16 | fp16 (autocast; fp16 on accelerators only)
+    workers: int | None = None  # that make training views of photographs; None = one per core; changes no result
     stage_two: StageTwoConfig | None = None  # after erm or balanced_softmax, the last layer alone; None = one stage
     seed: int = 0
 
@@ -69,6 +70,8 @@ class TrainConfig:
         check_above_zero(self, ("learning_rate",))
         check_not_negative(self, ("weight_decay", "seed"))
         check_seed(self.seed)
+        if self.workers is not None and self.workers < 1:
+            raise ValueError(f"workers should be at least 1, got {self.workers}")
         if self.image_size is not None:
             self._check_image_size(self.image_size)
         for name in ("alpha", "warmup_fraction", "label_smoothing"):

@@ -25,7 +25,8 @@ from tailsmith.classification.loop import StepRecord, run_stages
 from tailsmith.classification.losses import LOSSES, PRIOR_KINDS
 from tailsmith.classification.methods import method_of
 from tailsmith.classification.methods.contract import Method, Task
-from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images, predict, predict_with_features
+from tailsmith.classification.precision import check_precision, warn_of_emulation
+from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images
 from tailsmith.classification.resampling import RESAMPLING, Rows
 from tailsmith.classification.selection import Labelled
 from tailsmith.classification.stage_run import Augment, Data, Diverged
@@ -40,8 +41,6 @@ __all__ = [
     "train_classifier",
     "check_train_config",
     "untrained_classifier",
-    "predict",
-    "predict_with_features",
 ]
 
 
@@ -66,6 +65,7 @@ class Training:
         task, validation = self.task, self.data.validation
         settings = {**asdict(task.config), "class_names": list(task.class_names)}
         every = settings.pop("checkpoint_every")
+        settings.pop("workers")  # changes no result, either
         known = hashlib.sha256(identity.encode())
         for values in (task.labels, task.groups, task.is_synthetic, validation.labels if validation else np.empty(0)):
             known.update(f"\0{values.dtype} {len(values)}\0".encode() + values.tobytes())
@@ -99,6 +99,7 @@ def train_classifier(
     task = Task(config, train.labels, grouped.astype(np.int64), synthetic, tuple(class_names))
     method = method_of(config.method)
     method.stages(task)  # ValueError for what the data can't be
+    warn_of_emulation(config.precision)
     return Training(task, method, Data(train, held_out, augment), untrained_classifier(config, class_names))
 
 
@@ -110,8 +111,8 @@ def check_train_config(config: TrainConfig) -> None:
         "prior": PRIOR_KINDS,
         "resampling": RESAMPLING,
         "select_by": SELECT_BY,
-        "precision": ("fp32", "bf16"),
     }
+    check_precision(config.precision)
     chosen = {name: getattr(config, name) for name in choices}
     if config.stage_two is not None:
         choices["method with a stage_two"], chosen["method with a stage_two"] = LOSSES, config.method

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from tailsmith.files import sha256_file, write_atomically
 
 LOCATION = re.compile(r"(.+\.parquet)#(\d+)")
-ROW_GROUP_BYTES = 4 * 1024**2  # the least that is read for one image: a few photographs, or a whole shard of small ones
+ROW_GROUP_BYTES = 64 * 1024  # the most that is read for one image smaller than that; a larger one is read alone
 REMEMBERED = 64  # shards whose directory of row groups is kept: a megabyte each for photographs
 IMAGE, IMAGE_HASH, CHECKSUM = "image", "image_sha256", "checksum"
 ADVICE = "synthesize again: that sets the file aside and makes its images anew"
@@ -103,7 +103,7 @@ def check_images(path: Path) -> None:
     with reading(path), pq.ParquetFile(path) as shard:
         hashed = IMAGE_HASH in shard.schema_arrow.names
         for number in range(shard.num_row_groups):
-            group = shard.read_row_group(number, columns=[IMAGE, IMAGE_HASH] if hashed else [IMAGE])
+            group = shard.read_row_group(number, columns=[IMAGE, IMAGE_HASH] if hashed else [IMAGE], use_threads=False)
             for row in range(len(group)) if hashed else ():
                 _check_image(path, group, row)
 
@@ -151,7 +151,7 @@ def read_packed(where: str) -> bytes:
         if number is None:
             raise ValueError(f"{path} has {ends[-1] if ends else 0} images, none with the number {row}")
         with pq.ParquetFile(path, metadata=directory) as shard:  # one each: they are not made for several threads
-            group = shard.read_row_group(number, columns=[IMAGE, IMAGE_HASH] if hashed else [IMAGE])
+            group = shard.read_row_group(number, columns=[IMAGE, IMAGE_HASH] if hashed else [IMAGE], use_threads=False)
         within = row - (ends[number - 1] if number else 0)
         if hashed:
             _check_image(path, group, within)

@@ -1,4 +1,4 @@
-"""Training augmentation of whole batches with one generator: per-image code would dominate at 32x32."""
+"""Training augmentation by name; that of whole batches, with one generator: per-image code would dominate at 32x32."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+
+from tailsmith.data.views import TIMM, PerImage, timm_policy
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision use it
 
@@ -32,7 +34,7 @@ class Augmentation:
         return augment_batch(images, generator, self)
 
 
-AUGMENTATIONS: dict[str, Augmentation] = {
+AUGMENTATIONS: dict[str, Augmentation | PerImage] = {  # of whole batches, for tiny images; of each, for photographs
     "none": Augmentation(),
     # Without zoom, shifts are whole pixels and nothing is blurred that is sharp at test time.
     "crop-flip": Augmentation(shift=0.125, flip=0.5),
@@ -41,12 +43,20 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "paper": Augmentation(
         shift=0.125, zoom=0.2, flip=0.5, brightness=0.4, contrast=0.4, saturation=0.4, grayscale=0.2, blur=0.2
     ),
+    "resize-crop": PerImage(crop="plain"),
+    "resized-crop": PerImage(),
+    "imagenet": PerImage(jitter=0.4),  # of long-tailed ImageNet, since Kang et al. (2020)
+    "paper-photographs": PerImage(jitter=0.4, grayscale=0.2, blur=0.2),  # what App. G.2 names, of each photograph
+    "randaugment": PerImage(policy="randaugment"),
 }
 
 
-def augmentation(name: str) -> Augmentation:
+def augmentation(name: str) -> Augmentation | PerImage:
+    if name.startswith(TIMM):
+        return timm_policy(name)
     if name not in AUGMENTATIONS:
-        raise ValueError(f"augmentation should be one of {', '.join(AUGMENTATIONS)}; got {name!r}")
+        known = ", ".join([*AUGMENTATIONS, f"{TIMM}POLICY"])
+        raise ValueError(f"augmentation should be one of {known}; got {name!r}")
     return AUGMENTATIONS[name]
 
 

@@ -15,15 +15,14 @@ import numpy as np
 from tailsmith.arms import ARMS, GUIDE, Arm
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.history import selected_score
-from tailsmith.classification.prediction import predict
 from tailsmith.config import RunConfig, arms_of
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.embedded import MAJORITY_CONTEXT, load_embedded
-from tailsmith.data.images import ImageArray
 from tailsmith.experiment import Trained, World, train_arm, train_arms
 from tailsmith.files import read_json, write_json
 from tailsmith.metrics.samples import agreement
+from tailsmith.prediction import predict
 from tailsmith.run_directory import RunDirectory
 from tailsmith.sample_study import load_judge
 from tailsmith.strata import SHOTS
@@ -119,10 +118,9 @@ def judged(synthetic: Dataset) -> dict[str, Any]:
     label = load_judge("label", synthetic.class_names)
     attribute = load_judge("attribute", synthetic.attribute_names)
     if label is not None:
-        images = ImageArray(synthetic, label.image_size)
-        judged["judge_agreement"] = round(agreement(predict(label, images).numpy(), synthetic.labels), 4)
+        judged["judge_agreement"] = round(agreement(predict(label, synthetic).logits.numpy(), synthetic.labels), 4)
     if attribute is not None:
-        contexts = predict(attribute, ImageArray(synthetic, attribute.image_size)).argmax(1).numpy()
+        contexts = predict(attribute, synthetic).logits.argmax(1).numpy()
         majority = [synthetic.attribute_names.index(MAJORITY_CONTEXT[name]) for name in synthetic.class_names]
         judged["minority_context_share"] = round(float((contexts != np.array(majority)[synthetic.labels]).mean()), 4)
     return judged

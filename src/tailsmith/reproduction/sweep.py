@@ -6,18 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from tailsmith import stages
 from tailsmith.arms import ARMS, SETS, arm_of
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.prediction import predict_with_features
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.images import ImageArray
 from tailsmith.experiment import train_arm, train_arms
 from tailsmith.files import read_json, write_json
 from tailsmith.guidance.criteria import get_criterion
 from tailsmith.metrics.samples import agreement, frechet_distance
+from tailsmith.prediction import predict
 from tailsmith.reproduction.driver import seeded, world_of
 from tailsmith.reproduction.fashion import LT
 from tailsmith.sample_study import load_judge
@@ -64,7 +61,7 @@ def sweep(out: Path, results: Path, seed: int = 0, command: str = "", settings: 
     guides = {method: train_arm(world, ARMS[method]) for method in GUIDES}
     judge = load_judge("label", world.dataset.class_names)
     assert judge is not None
-    _, real = _seen(judge, world.dataset.split("val"))
+    real = predict(judge, world.dataset.split("val")).features
     rows: list[dict[str, Any]] = read_json(results)["rows"] if results.exists() else []
     done = {row["setting"] for row in rows if row["seed"] == seed}
     wanted = {_slug(name): name for name in settings or SETTINGS if name not in done}
@@ -74,9 +71,9 @@ def sweep(out: Path, results: Path, seed: int = 0, command: str = "", settings: 
             assert trained.synthetic is not None
             row: dict[str, Any] = {"setting": wanted[trained.arm.name], "seed": seed}
             for method, classifier in guides.items():
-                logits, features = _seen(classifier, trained.synthetic)
+                logits, features = predict(classifier, trained.synthetic)
                 row[f"entropy_{method}"] = round(float(get_criterion("entropy")(logits, features, logits).mean()), 4)
-            logits, features = _seen(judge, trained.synthetic)
+            logits, features = predict(judge, trained.synthetic)
             row["judge_agreement"] = round(agreement(logits.numpy(), trained.synthetic.labels), 4)
             row["frechet_distance"] = round(frechet_distance(real.numpy(), features.numpy()), 3)
             table = world.directory.evaluation(trained.arm.name)
@@ -97,7 +94,3 @@ def _slug(name: str) -> str:
 
 def _on_validation(classifier: Classifier, dataset: Dataset) -> dict[str, Any]:
     return stages.evaluate(classifier, dataset, "val", bootstrap=0)
-
-
-def _seen(classifier: Classifier, images: Dataset) -> tuple[Tensor, Tensor]:
-    return predict_with_features(classifier, ImageArray(images, classifier.image_size))

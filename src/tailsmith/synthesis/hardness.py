@@ -15,12 +15,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.prediction import predict_with_features
 from tailsmith.data.counts import class_counts
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.images import ImageArray
 from tailsmith.files import write_atomically
 from tailsmith.guidance.class_gaussians import ClassGaussians, Features, fit_class_by_class
+from tailsmith.prediction import predict
 
 log = logging.getLogger(__name__)
 FILE = "hardness.safetensors"
@@ -52,12 +51,11 @@ def write_gaussians(gaussians: ClassGaussians, path: Path, made_from: dict[str, 
 
 def _fitted(training: Dataset, classifier: Any) -> ClassGaussians:
     """Class by class, so that the features of a large dataset never lie in memory beside what is made of them."""
-    images = ImageArray(training, getattr(classifier, "image_size", 224))
 
     def features() -> Iterator[Features]:
         for label in range(len(training.class_names)):
             rows = np.flatnonzero(training.labels == label)
-            yield predict_with_features(classifier, images, rows=rows)[1].numpy() if len(rows) else np.empty((0, 0))
+            yield predict(classifier, training, rows).features.numpy() if len(rows) else np.empty((0, 0))
 
     return fit_class_by_class(features(), class_counts(training))
 

@@ -100,7 +100,11 @@ class Moment:
 
 
 class Stream(Protocol):
-    """Where rows come from. It owns its state: loaded into a stream of the same start, it goes on as it would have."""
+    """Where rows come from. It owns its state: loaded into a stream of the same start, it goes on as it would have.
+
+    One with the attribute `runs_ahead = True` looks at no more of the moment than the step: it is asked for the rows of
+    later steps, so that their images are read while the model computes. Its states stay as they were given out.
+    """
 
     def next(self, moment: Moment) -> Rows:
         """[batch size] rows for all processes together, the same in each of them."""

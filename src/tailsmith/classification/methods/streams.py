@@ -25,6 +25,8 @@ def weighted(weights: npt.NDArray[np.float64], config: TrainConfig) -> OpenStrea
 
 
 class Passes:
+    runs_ahead = True
+
     def __init__(self, pools: Sequence[Rows], config: TrainConfig) -> None:
         self._size, self._passes = config.batch_size, PooledPasses(pools, generator(config.seed))
 
@@ -39,6 +41,8 @@ class Passes:
 
 
 class Weighted:
+    runs_ahead = True
+
     def __init__(self, weights: npt.NDArray[np.float64], config: TrainConfig) -> None:
         self._upto = np.cumsum(weights) / weights.sum()
         self._last = int(np.flatnonzero(weights)[-1])  # rounding may leave the sum a little below 1

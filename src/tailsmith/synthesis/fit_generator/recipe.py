@@ -20,8 +20,8 @@ from transformers import (
 )
 
 from tailsmith.config import FitGeneratorConfig, to_dict
+from tailsmith.data import images as stored
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.images import ImageArray
 from tailsmith.devices import chosen_device, has_bf16_arithmetic
 from tailsmith.files import write_json
 from tailsmith.synthesis.fit_generator.autoencoder import autoencoder_loss, create_autoencoder, encode_all
@@ -82,7 +82,7 @@ def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None
 
 
 def _captioned_images(training: Dataset, config: FitGeneratorConfig, device: torch.device) -> CaptionedImages:
-    cached = ImageArray(training, config.image_size)
+    cached = stored.Images(training, config.image_size)
 
     def images(rows: NDArray[np.int64]) -> torch.Tensor:
         return cached[rows].to(device).float() / 127.5 - 1  # uint8 -> [-1, 1]
@@ -141,7 +141,7 @@ def assemble(
         feature_extractor=CLIPImageProcessor(
             size={"shortest_edge": image_size},
             crop_size={"height": image_size, "width": image_size},
-            resample=Image.Resampling.BILINEAR,  # the view that it was trained on: ImageArray's
+            resample=Image.Resampling.BILINEAR,  # the view that it was trained on: data.images'
             image_mean=[0.5, 0.5, 0.5],
             image_std=[0.5, 0.5, 0.5],
         ),
