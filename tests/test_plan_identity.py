@@ -20,7 +20,8 @@ def with_meta(plan=PLAN, **changes):
 
 def test_every_setting_is_known_to_count_or_not():
     groups = [
-        getattr(plan_identity, name) for name in ("IN_ROWS", "BY_HASH", "OF_ALL", "OF_FEEDBACK", "WITHOUT_EFFECT")
+        getattr(plan_identity, name)
+        for name in ("IN_ROWS", "BY_HASH", "OF_ALL", "OF_FEEDBACK", "STORED", "WITHOUT_EFFECT")
     ]
     assert sorted(sum(groups, ())) == sorted(each.name for each in fields(SynthesisConfig))
 
@@ -33,6 +34,7 @@ def test_every_setting_is_known_to_count_or_not():
         with_meta(synthesis=dict(reversed(PLAN.meta["synthesis"].items()))),
         tiny_plan(feedback_checkpointing=True),
         with_meta(synthesis={name: value for name, value in PLAN.meta["synthesis"].items() if name != "dtype"}),
+        tiny_plan(store_quality=50),  # of formats that lose nothing
         Plan(PLAN.table.assign(note="mine")[[*reversed(PLAN.table.columns), "note"]], PLAN.meta),
         Plan(PLAN.table.assign(label=PLAN.table["label"].astype(np.int32)), PLAN.meta),
         Plan(PLAN.table.sort_values("shard", kind="stable", ascending=False, ignore_index=True), PLAN.meta),
@@ -49,6 +51,8 @@ def test_what_changes_no_image_changes_no_identity(other):
         (tiny_plan(seed=1), "requests"),
         (tiny_plan(shard_size=5), "requests"),
         (tiny_plan(embedding_dropout=0.1), "requests"),
+        (tiny_plan(store_size=16), "stored size or format"),
+        (tiny_plan(store_format="webp"), "stored size or format"),
         (tiny_plan(feedback_every=1), "feedback settings"),
         (tiny_plan(feedback_steps=(0, 1)), "feedback settings"),
         (tiny_plan(feedback_update="score"), "feedback settings"),
@@ -91,3 +95,13 @@ def test_the_identity_survives_a_round_trip(tmp_path):
     for plan in (PLAN, tiny_plan(conditioning="text"), replace(PLAN, table=PLAN.table.iloc[::-1])):
         plan.write(tmp_path / "plan.parquet")
         assert Plan.read(tmp_path / "plan.parquet").identity == plan.identity
+
+
+def test_a_plan_that_knows_nothing_of_stored_sizes_is_the_one_of_the_defaults():
+    """So that shards of earlier versions stay the plan's."""
+    settings = {name: value for name, value in PLAN.meta["synthesis"].items() if name not in plan_identity.STORED}
+    earlier = with_meta(synthesis=settings)
+    assert earlier.parts == PLAN.parts
+    known = {name: part for name, part in PLAN.parts.items() if name != "stored size or format"}
+    assert earlier.identity == plan_identity._hash(known)
+    assert tiny_plan(store_format="jpeg", store_quality=50).identity != tiny_plan(store_format="jpeg").identity

@@ -22,7 +22,8 @@ from tailsmith.guidance.criteria import entropy
 from tailsmith.synthesis.conditioning import drop_entries, embed_images
 from tailsmith.synthesis.families import family_of
 from tailsmith.synthesis.requests import Plan
-from tailsmith.synthesis.worker import Worker, encode_image, read_shards, shard_path, synthetic_dataset
+from tailsmith.synthesis.storage import Storage
+from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
 
 PROVENANCE = (
@@ -279,7 +280,7 @@ def test_a_pipeline_of_no_known_family(classifier):
 
 def test_png_encoding_loses_nothing():
     image = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    decoded = np.asarray(Image.open(io.BytesIO(encode_image(image))))
+    decoded = np.asarray(Image.open(io.BytesIO(Storage().encode(image))))
     assert (torch.from_numpy(decoded.copy()).permute(2, 0, 1) == image).all()
 
 

@@ -58,6 +58,9 @@ class SynthesisConfig:
     feedback_checkpointing: bool = False  # less memory for the backward pass, more time
     feedback_views: int = 1  # average the criterion over this many random views of x0-hat
     dtype: str = "fp32"  # of the generator: fp32 | fp16 (accelerators only; the paper's) | bf16; also --dtype
+    store_size: int | None = None  # pixels of the stored short side; None = 8/7 of the classifier's; 0 = as made
+    store_format: str = "png"  # png | jpeg | webp
+    store_quality: int = 90  # of jpeg and webp, 1..100
     shard_size: int = 256
     seed: int = 0
 

@@ -28,6 +28,7 @@ from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.prediction import predict
 from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
+from tailsmith.synthesis.cost import image_size
 from tailsmith.synthesis.engines import local
 from tailsmith.synthesis.families import check_conditioning
 from tailsmith.synthesis.generators import (
@@ -45,6 +46,7 @@ from tailsmith.synthesis.rendering import render, worker_of, written_job
 from tailsmith.synthesis.requests import Plan, check_shards, make_plan
 from tailsmith.synthesis.shard_checks import unsound
 from tailsmith.synthesis.shards import check_folder, keep_plan
+from tailsmith.synthesis.storage import stored_size
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 from tailsmith.training_progress import followed, identity
 
@@ -118,11 +120,14 @@ def plan(
 ) -> Plan:
     """One request per image that each class (or group, `per="group"`) lacks to reach `target`; nothing is generated.
 
-    Name the classifier that will guide where its hash should be part of the plan.
+    Name the classifier that will guide where its hash should be part of the plan; images larger than it trains on are
+    then stored as small as that, unless `config.store_size` says otherwise.
     """
     config = checked_settings(dataset, config or SynthesisConfig(), str(generator))
     if classifier is not None:
         _check_classes(classifier, dataset, "plan for the data it was trained on")
+    seen = getattr(classifier, "image_size", None)
+    config = replace(config, store_size=stored_size(config.store_size, seen, image_size(str(generator))))
     lacking = missing(dataset, target, per)
     meta = {"dataset": dataset.name, "per": per, **planned_by(str(generator), config, classifier)}
     return make_plan(dataset, lacking, config, meta=meta)

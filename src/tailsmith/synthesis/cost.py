@@ -25,6 +25,7 @@ def cost(images: int, generator: str, seconds: float | None, config: SynthesisCo
     """
     if seconds is not None and seconds <= 0:
         raise ValueError(f"seconds_per_image should be above 0, got {seconds}")
+    side = image_size(generator)
     each, where = (seconds, None) if seconds is not None else _measured(generator, config)
     return {
         "images": images,
@@ -34,7 +35,7 @@ def cost(images: int, generator: str, seconds: float | None, config: SynthesisCo
         "measured": where,
         "unit": "hours" if generator == EMBEDDED else "GPU-hours",
         "hours": None if each is None else images * each / 3600,
-        "bytes": int(images * 3 * _image_size(generator) ** 2 * PNG_RATIO),
+        "bytes": int(images * 3 * min(side, config.store_size or side) ** 2 * PNG_RATIO),
     }
 
 
@@ -48,7 +49,7 @@ def _measured(generator: str, config: SynthesisConfig) -> tuple[float | None, st
     return guided if config.feedback_scale > 0 else plain, f"in {dtype}{other}, {where}"
 
 
-def _image_size(generator: str) -> int:
+def image_size(generator: str) -> int:
     """Pixels; of a folder as its denoiser and autoencoder say, else the preset's."""
     folder = None if generator in PRESETS else generator_folder(generator)
     denoiser, autoencoder = _part(folder, "unet", "transformer"), _part(folder, "vae", "movq")

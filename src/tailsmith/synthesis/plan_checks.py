@@ -17,6 +17,7 @@ from tailsmith.config import SynthesisConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.guidance.criteria import CRITERION_NAMES
 from tailsmith.guidance.feedback import check_options
+from tailsmith.synthesis.storage import Storage
 
 CONDITIONINGS = ("text", "image", "image+text")
 RESULTS = ("image", "image_sha256", "criterion_value", "skipped_steps", "retries", "black", "seconds")  # of a shard
@@ -203,6 +204,7 @@ def check_settings(config: SynthesisConfig) -> None:
         )
     if config.seed < 0:
         raise ValueError(f"seed should not be negative, got {config.seed}")
+    Storage.of(vars(config))  # ValueError for what can't be
     _check_feedback(config, config.num_inference_steps)
 
 

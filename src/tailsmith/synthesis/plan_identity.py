@@ -9,12 +9,13 @@ from typing import Any
 import pandas as pd
 
 from tailsmith.synthesis.plan_checks import Number, Whole, request_columns
+from tailsmith.synthesis.storage import Storage
 
 # Raised where a version of tailsmith makes other images of the same requests. 2: all 64 bits of a seed count, and what
 # has no image is zeros throughout for unCLIP.
 RENDERING = 2
 
-# Every setting of SynthesisConfig is in one of these five.
+# Every setting of SynthesisConfig is in one of these six.
 IN_ROWS = (  # the requests hold what came of them
     "conditioning", "conditioning_from", "embedding_dropout", "prompt", "display_names", "guidance_scale",
     "num_inference_steps", "criterion", "feedback_scale", "shard_size", "seed",
@@ -26,6 +27,7 @@ OF_FEEDBACK = (  # they change the images of requests with feedback
     "feedback_decode_size", "feedback_reuse", "feedback_views",
 )  # fmt: skip
 UNSAID = {"dtype": "fp32"}  # what plans meant before they said so
+STORED = ("store_size", "store_format", "store_quality")
 WITHOUT_EFFECT = ("feedback_checkpointing", "feedback_decode_batch_size")  # memory and time only
 
 Parts = dict[str, str]  # what a user calls it -> its hash
@@ -46,6 +48,7 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
         "class or attribute names": _hash([meta["class_names"], meta["attribute_names"]]),
         "precision": _hash({name: meta["synthesis"].get(name, UNSAID.get(name)) for name in OF_ALL}),
         "feedback settings": _hash({name: settings.get(name) for name in OF_FEEDBACK}),
+        "stored size or format": _hash(Storage.of(meta["synthesis"]).effect()),
         "generator": _hash(meta.get("generator_sha256") or meta.get("generator")),
         "decoder": _hash(decoder if guided else None),
         "classifier": _hash(meta.get("classifier_sha256")),
@@ -54,7 +57,8 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
 
 
 def identity(parts: Parts) -> str:
-    return _hash(parts)
+    """Images that are stored as they are made count as those of versions that knew nothing else."""
+    return _hash({name: part for name, part in parts.items() if (name, part) != _AS_MADE})
 
 
 def _hash(value: Any) -> str:
@@ -75,3 +79,6 @@ def hash_of_rows(table: pd.DataFrame) -> str:
             texts = values.astype(object)
             digest.update(json.dumps(texts.where(texts.notna(), None).tolist()).encode())
     return digest.hexdigest()
+
+
+_AS_MADE = ("stored size or format", _hash(Storage().effect()))

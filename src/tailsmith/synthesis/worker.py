@@ -1,6 +1,5 @@
 """Requests -> images -> shard files. A shard that exists is done: that is resume, retry and distribution."""
 
-import io
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from PIL import Image
 from torch import Tensor
 
 from tailsmith.classification.prediction import evaluation_mode
@@ -30,6 +28,7 @@ from tailsmith.synthesis.families import Family, check_conditioning, family_of
 from tailsmith.synthesis.memory import BatchSize
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shard_checks import THREADS, read_shard, shard_path
+from tailsmith.synthesis.storage import Storage
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +62,8 @@ class Worker:
         self._fitting = BatchSize(self.batch_size)
 
     def render(self, requests: pd.DataFrame, settings: dict[str, Any]) -> Iterator[pd.DataFrame]:
-        """Yield the requests batch by batch, with image (PNG), criterion_value, skipped_steps, retries, black, seconds.
+        """Yield the requests batch by batch, with image (encoded), criterion_value, skipped_steps, retries, black and
+        seconds.
 
         A request's image doesn't depend on the others of its batch, nor on how many fit into memory.
         """
@@ -141,7 +141,7 @@ class Worker:
 
     def _make(self, batch: pd.DataFrame, embeddings: Tensor, settings: dict[str, Any], family: Family) -> pd.DataFrame:
         """The requests of one batch with their results; what shows nothing is made again with another seed."""
-        begin = time.monotonic()
+        begin, storage = time.monotonic(), Storage.of(settings)
         made = self._sample(batch, embeddings, settings, family)
         retries = np.zeros(len(batch), dtype=np.int64)
         for attempt in range(1, RETRIES + 1):
@@ -153,7 +153,7 @@ class Worker:
             made.replace(rows, self._sample(again, embeddings[torch.from_numpy(rows)], settings, family))
             retries[rows] = attempt
         return batch.assign(
-            image=[encode_image(image) for image in made.images],
+            image=[storage.encode(image) for image in made.images],
             criterion_value=self._criterion_values(batch, made.images),
             skipped_steps=made.skipped_steps,
             retries=retries,
@@ -227,13 +227,6 @@ def _conditionings(requests: pd.DataFrame) -> list[str]:
     has_image, has_text = requests["conditioning_id"].notna(), requests["prompt"] != ""
     kinds = np.select([has_image & has_text, has_image], ["image+text", "image"], "text")
     return sorted(set(kinds.tolist()))
-
-
-def encode_image(image: Tensor) -> bytes:
-    """uint8 [3, H, W] -> PNG bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def read_shards(
