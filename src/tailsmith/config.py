@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any, get_args, get_type_hints
 
 from tailsmith.classification.train_config import (
@@ -16,8 +17,10 @@ from tailsmith.classification.train_config import (
     check_seed,
     check_whole,
 )
+from tailsmith.guidance.config import FeedbackConfig
 
 __all__ = [
+    "FeedbackConfig",
     "FitGeneratorConfig",
     "RunConfig",
     "SearchConfig",
@@ -41,25 +44,35 @@ class SynthesisConfig:
     display_names: dict[str, str] = field(default_factory=dict)  # class or attribute name -> words for the prompt
     guidance_scale: float | None = None  # gamma; None = the generator's own default
     num_inference_steps: int | None = None  # None = the generator's own default, 30 for most
-    criterion: str | dict[str, float] = "entropy"  # a dict draws one per image, e.g. {"entropy": .5, "loss": .5}
-    feedback_scale: float = 0.03  # omega; 0 = no feedback
-    feedback_every: int = 5
-    feedback_steps: tuple[int, ...] | None = None  # explicit steps instead of every n-th
-    feedback_update: str = "latent"  # latent | score
-    feedback_prediction: str = "conditional"  # whose x0-hat the classifier sees: conditional (branch) | guided (both)
-    feedback_through: str = "denoiser"  # denoiser (exact) | denoiser-forward (one more forward pass) | decoder
-    feedback_decoder: str = "own"  # own | tiny | an AutoencoderTiny's folder or hub id: shows x0-hat to the classifier
-    feedback_decode_size: int | None = None  # pixels of that view's short side, by resizing the latents
-    feedback_decode_batch_size: int | None = None  # images decoded at a time, for memory; None = by their pixels
-    feedback_reuse: bool = False  # follow the last gradient between guided steps too (appendix G.1)
-    feedback_checkpointing: bool = False  # less memory for the backward pass, more time
-    feedback_views: int = 1  # average the criterion over this many random views of x0-hat
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     dtype: str = "fp32"  # of the generator: fp32 | fp16 (accelerators only; the paper's) | bf16; also --dtype
     shard_size: int = 256
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+
+
+# Settings of `synthesis` by their names of before, and what they are in `synthesis.feedback` now. Options, YAML files
+# and plans that have the old names are read as if they had the new ones.
+MOVED = {"criterion": "criterion"} | {f"feedback_{each.name}": each.name for each in fields(FeedbackConfig)}
+
+
+def renamed(synthesis: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of synthesis with what has moved in its new place; ValueError for one that is given in both."""
+    now = {name: value for name, value in synthesis.items() if name not in MOVED}
+    for old in synthesis.keys() & MOVED.keys():
+        feedback = now.setdefault("feedback", {})
+        if not isinstance(feedback, Mapping) or MOVED[old] in feedback:
+            raise ValueError(f"synthesis has both {old} and feedback.{MOVED[old]}, one setting; give only the latter")
+        now["feedback"] = {**feedback, MOVED[old]: synthesis[old]}
+    return now
+
+
+def changed(config: SynthesisConfig, changes: Mapping[str, Any]) -> SynthesisConfig:
+    """The settings with some of them changed; those of `feedback` stand in a mapping of their own."""
+    feedback = replace(config.feedback, **changes.get("feedback", {}))
+    return replace(config, **{**changes, "feedback": feedback})
 
 
 @dataclass(frozen=True)
@@ -115,12 +128,12 @@ class FitGeneratorConfig:
 ARMS: dict[str, dict[str, Any]] = {
     "erm": {"synthesis": None},  # real images only, cross-entropy
     "balanced_softmax": {"synthesis": None},  # real images only
-    "text": {"synthesis": {"conditioning": "text", "feedback_scale": 0.0}},  # LDM(txt)
-    "image_text": {"synthesis": {"conditioning": "image+text", "feedback_scale": 0.0}},  # LDM(txt and img), dropout
-    "feedback_entropy": {"synthesis": {"criterion": "entropy"}},  # LDM-FG
-    "feedback_loss": {"synthesis": {"criterion": "loss"}},
-    "feedback_hardness": {"synthesis": {"criterion": "hardness"}},
-    "feedback_combined": {"synthesis": {"criterion": {"entropy": 1.0, "loss": 1.0, "hardness": 1.0}}},
+    "text": {"synthesis": {"conditioning": "text", "feedback": {"scale": 0.0}}},  # LDM(txt)
+    "image_text": {"synthesis": {"conditioning": "image+text", "feedback": {"scale": 0.0}}},  # LDM(txt and img)
+    "feedback_entropy": {"synthesis": {"feedback": {"criterion": "entropy"}}},  # LDM-FG
+    "feedback_loss": {"synthesis": {"feedback": {"criterion": "loss"}}},
+    "feedback_hardness": {"synthesis": {"feedback": {"criterion": "hardness"}}},
+    "feedback_combined": {"synthesis": {"feedback": {"criterion": {"entropy": 1.0, "loss": 1.0, "hardness": 1.0}}}},
 }
 
 
@@ -191,13 +204,14 @@ def check_settled(config: RunConfig) -> None:
             "leave it out and name the arms with --arms; arms with synthetic images have mixed.method"
         )
     changes = {arm: ARMS[arm]["synthesis"] for arm in config.arms if ARMS[arm]["synthesis"] is not None}
-    for name in ("conditioning", "criterion", "feedback_scale"):
-        given = getattr(config.synthesis, name)
-        own = {arm: changed.get(name, given) for arm, changed in changes.items()}
-        if name == "criterion":
-            guided = {arm for arm, changed in changes.items() if changed.get("feedback_scale", 1.0) > 0}
-            own = {arm: value if arm in guided else "unguided" for arm, value in own.items()}
-        if own and given != getattr(SynthesisConfig(), name) and given not in own.values():
+    for name in ("conditioning", "feedback.criterion", "feedback.scale"):
+        value_of = attrgetter(name)
+        given = value_of(config.synthesis)
+        own = {arm: value_of(changed(config.synthesis, own_changes)) for arm, own_changes in changes.items()}
+        if name == "feedback.criterion":
+            unguided = {arm for arm, each in changes.items() if each.get("feedback", {}).get("scale", 1.0) == 0}
+            own = {arm: "unguided" if arm in unguided else value for arm, value in own.items()}
+        if own and given != value_of(SynthesisConfig()) and given not in own.values():
             said = ", ".join(f"{arm}: {value}" for arm, value in own.items())
             raise ValueError(
                 f"synthesis.{name} is {given}, but no arm uses it ({said}); leave it out, or name other --arms"
@@ -206,16 +220,19 @@ def check_settled(config: RunConfig) -> None:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain dicts and lists, as YAML and JSON write them."""
-    plain: dict[str, Any] = {}
-    for name, value in asdict(config).items():
-        plain[name] = list(value) if isinstance(value, tuple) else value
-        if isinstance(value, dict):
-            plain[name] = {key: list(inner) if isinstance(inner, tuple) else inner for key, inner in value.items()}
+    plain: dict[str, Any] = _plain(asdict(config))
     return plain
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
 
 
 def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configuration") -> Any:
     """The configuration of a dict; an unknown key is a ValueError that lists the known ones."""
+    values = renamed(values) if kind is SynthesisConfig else values
     known = {each.name for each in fields(kind)}
     for key in values:
         if key not in known:

@@ -10,7 +10,7 @@ from tailsmith import stages
 from tailsmith.classification.checkpoint import discard_all
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.training import check_train_config, untrained_classifier
-from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig, check_settled
+from tailsmith.config import ARMS, FeedbackConfig, RunConfig, SynthesisConfig, TrainConfig, changed, check_settled
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.devices import chosen_dtype
@@ -86,7 +86,7 @@ def report_run(out: Path, data: str | None = None) -> Path:
 
 def arm_synthesis(config: RunConfig, arm: str) -> SynthesisConfig:
     """The run's synthesis settings with what makes the arm."""
-    return replace(config.synthesis, **ARMS[arm]["synthesis"])
+    return changed(config.synthesis, ARMS[arm]["synthesis"])
 
 
 def demo_config(task: str = "fashion-lt") -> RunConfig:
@@ -103,10 +103,11 @@ def demo_config(task: str = "fashion-lt") -> RunConfig:
             resampling="half_and_half",
         ),
     }
+    feedback = FeedbackConfig(scale=0.02)
     if task == "fashion-groups":
-        prompt = SynthesisConfig(prompt="{label} in {attribute}", feedback_scale=0.02)
+        prompt = SynthesisConfig(prompt="{label} in {attribute}", feedback=feedback)
         return RunConfig(target=15, per="group", synthesis=prompt, **common)
-    return RunConfig(target=120, synthesis=SynthesisConfig(feedback_scale=0.02), **common)
+    return RunConfig(target=120, synthesis=SynthesisConfig(feedback=feedback), **common)
 
 
 def train_config(config: RunConfig, arm: str) -> TrainConfig:
@@ -217,8 +218,8 @@ def _check(config: RunConfig, dataset: Dataset) -> None:
         if ARMS[arm]["synthesis"] is not None:
             stages.checked_settings(dataset, arm_synthesis(config, arm), config.generator)
             stages.missing(dataset, config.target, config.per)
-    for changes in study_settings(config).values():
-        stages.checked_settings(dataset, replace(config.synthesis, **changes), config.generator)
+    for settings in study_settings(config).values():
+        stages.checked_settings(dataset, settings, config.generator)
     if not len(dataset.split("test")):
         raise ValueError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from tailsmith.classification.history import selected_score
-from tailsmith.config import ARMS, RunConfig
+from tailsmith.config import ARMS, RunConfig, changed
 from tailsmith.data.dataset import Dataset
 from tailsmith.files import read_json, write_json
 from tailsmith.report.document import ReportData, write_report
@@ -107,13 +107,13 @@ def _gallery(directory: RunDirectory, config: RunConfig, kept: KeptData) -> list
 def _columns(config: RunConfig) -> dict[str, str]:
     """Column title -> study setting."""
     named = settings(config)
-    guided = [name for name, changes in named.items() if changes["feedback_scale"] > 0]
+    guided = [name for name, varied in named.items() if varied.feedback.scale > 0]
     nearest = min(
         guided,
-        key=lambda name: abs(named[name]["feedback_scale"] - config.synthesis.feedback_scale),
+        key=lambda name: abs(named[name].feedback.scale - config.synthesis.feedback.scale),
         default=None,
     )
-    columns = {name: name for name, changes in named.items() if changes["feedback_scale"] == 0}
+    columns = {name: name for name, varied in named.items() if varied.feedback.scale == 0}
     if nearest:
         columns[f"with {nearest}"] = nearest
     return columns
@@ -140,7 +140,7 @@ def _trained(directory: RunDirectory, config: RunConfig, study: dict[str, dict[s
             continue
         folder = directory.arm(arm) / "synthetic"
         results = read_shards(folder, Plan.read(folder / "plan.parquet"))
-        scale = float(changes.get("feedback_scale", config.synthesis.feedback_scale))
+        scale = changed(config.synthesis, changes).feedback.scale
         found[arm] = {
             "criteria": {
                 str(name): {"guiding": values.tolist()}

@@ -23,7 +23,6 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
 from tailsmith.data.packed import write_packed
 from tailsmith.data.transforms import augmentation as named_augmentation
-from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.recipe import read_recipe, split_data
 from tailsmith.synthesis.allocation import Target, missing_counts
@@ -37,7 +36,7 @@ from tailsmith.synthesis.generators import (
     load_decoder,
     located_decoder,
 )
-from tailsmith.synthesis.hardness import FILE, class_gaussians
+from tailsmith.synthesis.hardness import FILE, planned_criteria
 from tailsmith.synthesis.plan_checks import check_config
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.provenance import check_renderable, planned_by, planned_pipe, really_by, warn_of_change
@@ -133,9 +132,10 @@ def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) 
         check_conditionable(dataset)
     if (known := generator_family(generator)) is not None:
         check_conditioning(*known, [config.conditioning])
-    if config.feedback_scale > 0:
-        find_decoder(config.feedback_decoder, generator)
-    return replace(config, feedback_decoder=located_decoder(config.feedback_decoder))
+    feedback = config.feedback
+    if feedback.scale > 0:
+        find_decoder(feedback.decoder, generator)
+    return replace(config, feedback=replace(feedback, decoder=located_decoder(feedback.decoder)))
 
 
 def missing(dataset: Dataset, target: Target, per: str) -> npt.NDArray[np.int64]:
@@ -182,14 +182,14 @@ def synthesize(
         pipe = planned_pipe(plan, pipe)
         made_by = really_by(plan, pipe, classifier)
         keep_plan(out, plan)
-        gaussians = _gaussians(plan, dataset, classifier, hardness or out / FILE)
+        criteria = planned_criteria(plan, dataset, classifier, hardness or out / FILE)
         decoder = load_decoder(
-            plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
+            plan.feedback.decoder if plan.has_feedback else "own",
             plan.meta["generator"],
             device=pipe._execution_device,  # under CPU offload pipe.device is where the weights wait
             dtype=pipe.dtype,
         )
-        worker = Worker(pipe, dataset.split("train"), classifier, gaussians, batch_size, decoder)
+        worker = Worker(pipe, dataset.split("train"), classifier, criteria, batch_size, decoder)
         total = sum(map(plan.shard_size, mine))
         done = total - sum(map(plan.shard_size, unfinished))
         with tqdm(total=total, initial=done, desc=description, unit="image") as bar:
@@ -254,24 +254,17 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
                 "make a new plan"
             )
     if classifier is None and plan.has_feedback:
-        raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback_scale=0")
+        raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback.scale=0")
     planned = plan.meta.get("classifier_sha256")
     if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:
         raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
-
-
-def _gaussians(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> ClassGaussians | None:
-    """Class Gaussians of the real training features, where the plan's criteria include hardness."""
-    if classifier is None or not (plan.table["criterion"] == "hardness").any():
-        return None
-    return class_gaussians(dataset, classifier, kept)
 
 
 def _render_shard(worker: Worker, plan: Plan, number: int, out: Path, bar: Any, made_by: dict[str, str]) -> None:
     import pandas as pd
 
     batches = []
-    for results in worker.render(plan.shard(number), plan.meta["synthesis"]):
+    for results in worker.render(plan.shard(number), plan.feedback):
         batches.append(results)
         bar.update(len(results))
     meta = {**made_by, "shard": str(number)}

@@ -17,7 +17,7 @@ from tailsmith import stages
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.history import selected_score
 from tailsmith.classification.prediction import predict
-from tailsmith.config import ARMS, RunConfig, SynthesisConfig, TrainConfig
+from tailsmith.config import ARMS, FeedbackConfig, RunConfig, SynthesisConfig, TrainConfig, changed
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.embedded import MAJORITY_CONTEXT, load_embedded
@@ -39,8 +39,10 @@ NUM_INFERENCE_STEPS = 20  # the paper has 30; a third cheaper
 _TRAIN = TrainConfig(steps=STEPS, learning_rate=0.1, ema_decay=0.99)
 _MIXED = replace(_TRAIN, method="balanced_softmax", resampling="half_and_half")
 _SYNTHESIS = SynthesisConfig(
-    feedback_scale=FEEDBACK_SCALE,
-    feedback_prediction="guided",  # fashion-gradients compares it with the default
+    feedback=FeedbackConfig(
+        scale=FEEDBACK_SCALE,
+        prediction="guided",  # fashion-gradients compares it with the default
+    ),
     num_inference_steps=NUM_INFERENCE_STEPS,
 )
 _COMMON: dict[str, Any] = {"real": _TRAIN, "mixed": _MIXED}
@@ -62,8 +64,8 @@ EXPERIMENTS: dict[str, dict[str, RunConfig]] = {
             data="fashion-lt",
             target=150,
             arms=("erm", *(() if suffix else ("image_text",)), "feedback_entropy"),
-            synthesis=replace(
-                _SYNTHESIS, feedback_prediction=prediction, feedback_through=through, feedback_decoder=decoder
+            synthesis=changed(
+                _SYNTHESIS, {"feedback": {"prediction": prediction, "through": through, "decoder": decoder}}
             ),
             **_COMMON,
         )

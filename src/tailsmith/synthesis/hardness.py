@@ -1,4 +1,6 @@
-"""The class Gaussians of a classifier on real images: fitted once, and kept beside what needs them."""
+"""The criteria of a plan, and what hardness needs for it: the class Gaussians of a classifier on real images, fitted
+once, and kept beside what needs them.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,23 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import ImageArray
 from tailsmith.files import write_atomically
 from tailsmith.guidance.class_gaussians import ClassGaussians, Features, fit_class_by_class
+from tailsmith.guidance.criteria import Criterion, criterion_of
+from tailsmith.synthesis.requests import Plan
 
 log = logging.getLogger(__name__)
 FILE = "hardness.safetensors"
+
+
+def planned_criteria(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> dict[str, Criterion]:
+    """The criteria that a plan's requests name, closed over the classifier; none without one.
+
+    `kept`: the file of the class Gaussians, where hardness is among them.
+    """
+    if classifier is None:
+        return {}
+    names = plan.table["criterion"].unique().tolist()
+    gaussians = class_gaussians(dataset, classifier, kept) if "hardness" in names else None
+    return {name: criterion_of(name, classifier, gaussians) for name in names}
 
 
 def class_gaussians(dataset: Dataset, classifier: Any, kept: Path | None = None) -> ClassGaussians:
