@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import SynthesisConfig, from_dict
 from tailsmith.data.packed import read_packed
 from tailsmith.synthesis.requests import make_plan
 from tiny import tiny_dataset
@@ -15,15 +15,15 @@ DATASET = tiny_dataset()
 
 
 def tiny_plan(missing=(4, 2, 4), **settings):
-    """Ten guided requests unless asked otherwise."""
+    """Ten guided requests unless asked otherwise; feedback_X is a setting of feedback."""
     defaults = {"num_inference_steps": 4, "feedback_scale": 0.02, "feedback_every": 2, "shard_size": 4}
-    config = SynthesisConfig(**{"guidance_scale": 2.0, **defaults, **settings})
+    config = from_dict(SynthesisConfig, {"guidance_scale": 2.0, **defaults, **settings})
     return make_plan(DATASET, np.asarray(missing), config, meta={"generator": "tiny"})
 
 
 def render(worker, plan, requests=None):
     requests = plan.table if requests is None else requests
-    return pd.concat(list(worker.render(requests, plan.meta["synthesis"])), ignore_index=True)
+    return pd.concat(list(worker.render(requests, plan.feedback)), ignore_index=True)
 
 
 def encoded_images(results):

@@ -15,12 +15,12 @@ NAMES = re.compile(r"[\w.-]+")  # of sets: they are folders, and parts of arms' 
 
 # Name of a synthetic set -> what it changes of the run's synthesis settings.
 SETS: dict[str, Mapping[str, Any]] = {
-    "text": {"conditioning": "text", "feedback_scale": 0.0},  # LDM(txt)
-    "image_text": {"conditioning": "image+text", "feedback_scale": 0.0},  # LDM(txt and img), dropout
-    "feedback_entropy": {"criterion": "entropy"},  # LDM-FG
-    "feedback_loss": {"criterion": "loss"},
-    "feedback_hardness": {"criterion": "hardness"},
-    "feedback_combined": {"criterion": {"entropy": 1.0, "loss": 1.0, "hardness": 1.0}},
+    "text": {"conditioning": "text", "feedback": {"scale": 0.0}},  # LDM(txt)
+    "image_text": {"conditioning": "image+text", "feedback": {"scale": 0.0}},  # LDM(txt and img), dropout
+    "feedback_entropy": {"feedback": {"criterion": "entropy"}},  # LDM-FG
+    "feedback_loss": {"feedback": {"criterion": "loss"}},
+    "feedback_hardness": {"feedback": {"criterion": "hardness"}},
+    "feedback_combined": {"feedback": {"criterion": {"entropy": 1.0, "loss": 1.0, "hardness": 1.0}}},
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from tailsmith.arms import GUIDE, SETS, Arm, arm_of, check_sets
@@ -17,10 +18,12 @@ from tailsmith.classification.train_config import (
     check_seed,
     check_whole,
 )
+from tailsmith.guidance.config import FeedbackConfig
 
 Config = TypeVar("Config")
 
 __all__ = [
+    "FeedbackConfig",
     "FitGeneratorConfig",
     "RunConfig",
     "SearchConfig",
@@ -44,19 +47,7 @@ class SynthesisConfig:
     display_names: dict[str, str] = field(default_factory=dict)  # class or attribute name -> words for the prompt
     guidance_scale: float | None = None  # gamma; None = the generator's own default
     num_inference_steps: int | None = None  # None = the generator's own default, 30 for most
-    criterion: str | dict[str, float] = "entropy"  # a dict draws one per image, e.g. {"entropy": .5, "loss": .5}
-    feedback_scale: float = 0.03  # omega; 0 = no feedback
-    feedback_every: int = 5
-    feedback_steps: tuple[int, ...] | None = None  # explicit steps instead of every n-th
-    feedback_update: str = "latent"  # latent | score
-    feedback_prediction: str = "conditional"  # whose x0-hat the classifier sees: conditional (branch) | guided (both)
-    feedback_through: str = "denoiser"  # denoiser (exact) | denoiser-forward (one more forward pass) | decoder
-    feedback_decoder: str = "own"  # own | tiny | an AutoencoderTiny's folder or hub id: shows x0-hat to the classifier
-    feedback_decode_size: int | None = None  # pixels of that view's short side, by resizing the latents
-    feedback_decode_batch_size: int | None = None  # images decoded at a time, for memory; None = by their pixels
-    feedback_reuse: bool = False  # follow the last gradient between guided steps too (appendix G.1)
-    feedback_checkpointing: bool = False  # less memory for the backward pass, more time
-    feedback_views: int = 1  # average the criterion over this many random views of x0-hat
+    feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     dtype: str = "fp32"  # of the generator: fp32 | fp16 (accelerators only; the paper's) | bf16; also --dtype
     store_size: int | None = None  # pixels of the stored short side; None = 8/7 of the classifier's; 0 = as made
     store_format: str = "png"  # png | jpeg | webp
@@ -66,6 +57,22 @@ class SynthesisConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+
+
+# Settings of `synthesis` by their names of before, and what they are in `synthesis.feedback` now. Options, YAML files
+# and plans that have the old names are read as if they had the new ones.
+MOVED = {"criterion": "criterion"} | {f"feedback_{each.name}": each.name for each in fields(FeedbackConfig)}
+
+
+def renamed(synthesis: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of synthesis with what has moved in its new place; ValueError for one that is given in both."""
+    now = {name: value for name, value in synthesis.items() if name not in MOVED}
+    for old in synthesis.keys() & MOVED.keys():
+        feedback = now.setdefault("feedback", {})
+        if not isinstance(feedback, Mapping) or MOVED[old] in feedback:
+            raise ValueError(f"synthesis has both {old} and feedback.{MOVED[old]}, one setting; give only the latter")
+        now["feedback"] = {**feedback, MOVED[old]: synthesis[old]}
+    return now
 
 
 @dataclass(frozen=True)
@@ -214,13 +221,14 @@ def check_settled(config: RunConfig) -> None:
         )
     if unused := [name for name in config.sets if name not in sets_of(config)]:
         raise ValueError(f"no arm trains on the set {unused[0]!r}; name it among --arms, or leave it out of sets")
-    for name in ("conditioning", "criterion", "feedback_scale"):
-        given = getattr(config.synthesis, name)
-        own = {set_name: getattr(settings, name) for set_name, settings in sets_of(config).items()}
-        if name == "criterion":
-            guided = {set_name for set_name, settings in sets_of(config).items() if settings.feedback_scale > 0}
+    for name in ("conditioning", "feedback.criterion", "feedback.scale"):
+        value_of = attrgetter(name)
+        given = value_of(config.synthesis)
+        own = {set_name: value_of(settings) for set_name, settings in sets_of(config).items()}
+        if name == "feedback.criterion":
+            guided = {set_name for set_name, settings in sets_of(config).items() if settings.feedback.scale > 0}
             own = {set_name: value if set_name in guided else "unguided" for set_name, value in own.items()}
-        if own and given != getattr(SynthesisConfig(), name) and given not in own.values():
+        if own and given != value_of(SynthesisConfig()) and given not in own.values():
             said = ", ".join(f"{set_name}: {value}" for set_name, value in own.items())
             raise ValueError(
                 f"synthesis.{name} is {given}, but no arm uses it ({said}); leave it out, or name other --arms"
@@ -239,9 +247,10 @@ def _plain(value: Any) -> Any:
     return [_plain(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
-def changed(config: Config, changes: Mapping[str, Any], where: str) -> Config:
+def changed(config: Config, changes: Mapping[str, Any], where: str = "configuration") -> Config:
     """A configuration with some values changed, those of a section within it alike; `where` says in errors whose."""
     values = {each.name: getattr(config, each.name) for each in fields(config)}  # type: ignore[arg-type]
+    changes = renamed(changes) if isinstance(config, SynthesisConfig) else changes
     for key, value in changes.items():
         section = is_dataclass(values.get(key)) and isinstance(value, Mapping)
         values[key] = changed(values[key], value, f"{where}.{key}") if section else value
@@ -251,6 +260,7 @@ def changed(config: Config, changes: Mapping[str, Any], where: str) -> Config:
 
 def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configuration") -> Any:
     """The configuration of a dict; an unknown key is a ValueError that lists the known ones."""
+    values = renamed(values) if kind is SynthesisConfig else values
     known = {each.name for each in fields(kind)}
     for key in values:
         if key not in known:

@@ -12,7 +12,16 @@ from tailsmith import stages
 from tailsmith.arms import ARMS, GUIDE, Arm
 from tailsmith.classification.checkpoint import discard_all
 from tailsmith.classification.classifier import Classifier
-from tailsmith.config import RunConfig, SynthesisConfig, TrainConfig, arms_of, check_settled, synthesis_of, train_config
+from tailsmith.config import (
+    FeedbackConfig,
+    RunConfig,
+    SynthesisConfig,
+    TrainConfig,
+    arms_of,
+    check_settled,
+    synthesis_of,
+    train_config,
+)
 from tailsmith.data.dataset import Dataset
 from tailsmith.devices import chosen_dtype
 from tailsmith.files import read_json, write_json
@@ -131,10 +140,11 @@ def demo_config(task: str = "fashion-lt") -> RunConfig:
             resampling="half_and_half",
         ),
     }
+    feedback = FeedbackConfig(scale=0.02)
     if task == "fashion-groups":
-        prompt = SynthesisConfig(prompt="{label} in {attribute}", feedback_scale=0.02)
+        prompt = SynthesisConfig(prompt="{label} in {attribute}", feedback=feedback)
         return RunConfig(target=15, per="group", synthesis=prompt, **common)
-    return RunConfig(target=120, synthesis=SynthesisConfig(feedback_scale=0.02), **common)
+    return RunConfig(target=120, synthesis=SynthesisConfig(feedback=feedback), **common)
 
 
 def synthesize_set(world: World, name: str, guide: Classifier) -> Dataset:

@@ -22,7 +22,7 @@ from tailsmith.data.embedded import encode_png
 from tailsmith.files import write_json
 from tailsmith.grid_config import GridConfig
 from tailsmith.grid_plan import grid_axes, plan_grid, request_id
-from tailsmith.guidance.criteria import Criterion, get_criterion
+from tailsmith.guidance.criteria import Score, score_of
 from tailsmith.prediction import predict
 from tailsmith.report.grid_cells import Axes, Grid, Place, Seen
 from tailsmith.report.grid_figures import write_figures
@@ -99,13 +99,13 @@ def _grid(
     row_of = {image_id: row for row, image_id in enumerate(dataset.table["image_id"])}
     real = dataset.select(np.array([row_of[image_id] for image_id in pictured.values()], dtype=np.int64))
     gaussians = class_gaussians(dataset, classifier, kept) if "hardness" in axes.criteria else None
-    criteria = {name: get_criterion(name, gaussians) for name in axes.criteria}
-    seen = _look(Dataset.concatenate([synthetic, real]), classifier, criteria)
+    scores = {name: score_of(name, gaussians) for name in axes.criteria}
+    seen = _look(Dataset.concatenate([synthetic, real]), classifier, scores)
     return Grid(
         dataset=dataset.name,
         generator=plan.meta["generator"],
         command=command,
-        num_inference_steps=plan.meta["synthesis"]["num_inference_steps"],
+        num_inference_steps=int(requests["num_inference_steps"].iloc[0]),
         axes=axes,
         held=held,
         seen=dict(zip(places, seen[: len(places)], strict=True)),
@@ -114,11 +114,11 @@ def _grid(
     )
 
 
-def _look(images: Dataset, classifier: Any, criteria: Mapping[str, Criterion]) -> list[Seen]:
+def _look(images: Dataset, classifier: Any, scores: Mapping[str, Score]) -> list[Seen]:
     """What the classifier says of each image."""
     logits, features = predict(classifier, images)
     labels = torch.tensor(images.labels)
-    values = {name: criterion(logits, features, labels).tolist() for name, criterion in criteria.items()}
+    values = {name: score(logits, features, labels).tolist() for name, score in scores.items()}
     highest = logits.softmax(dim=1).topk(min(TOP, logits.shape[1]))
     tops = zip(highest.indices.tolist(), highest.values.tolist(), strict=True)
     return [
@@ -152,9 +152,9 @@ def _held(axes: Axes, usual: SynthesisConfig, guidance_scale: float) -> Place:
         seed=axes.seeds[0],
         conditioning=same(axes.conditionings, usual.conditioning, axes.conditionings[-1]),
         dropout=nearest(axes.dropouts, usual.embedding_dropout),
-        criterion=same(axes.criteria, usual.criterion, axes.criteria[0]),
+        criterion=same(axes.criteria, usual.feedback.criterion, axes.criteria[0]),
         guidance_scale=nearest(axes.guidance_scales, usual.guidance_scale or guidance_scale),
-        feedback_scale=nearest([scale for scale in axes.feedback_scales if scale > 0] or [0.0], usual.feedback_scale),
+        feedback_scale=nearest([scale for scale in axes.feedback_scales if scale > 0] or [0.0], usual.feedback.scale),
     ).moved()
 
 

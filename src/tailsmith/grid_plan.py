@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tailsmith import stages
-from tailsmith.config import SynthesisConfig, to_dict
+from tailsmith.config import SynthesisConfig, changed, to_dict
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.grid_config import GridConfig
@@ -40,7 +40,8 @@ def plan_grid(dataset: Dataset, classifier: Any, config: GridConfig, generator: 
     def one_more(counts: Ints) -> Ints:
         return counts + chosen.reshape(counts.shape)
 
-    strongest = replace(base, feedback_scale=float(max(axes.feedback_scales)))  # its decoder is part of the plan
+    guided = {"scale": float(max(axes.feedback_scales))}  # by the strongest: its decoder is part of the plan
+    strongest = changed(base, {"feedback": guided})
     made = stages.plan(dataset, one_more, per=config.per, config=strongest, generator=generator, classifier=classifier)
     missing = stages.missing(dataset, one_more, config.per)
     named = [name for name, wanted in zip(_names(dataset, config.per), chosen, strict=True) if wanted]
@@ -97,16 +98,15 @@ def _check_steps(axes: Axes, base: SynthesisConfig, dataset: Dataset) -> None:
     for scale in axes.guidance_scales:
         if not np.isfinite(scale) or scale < 0:
             raise ValueError(f"guidance_scales should be finite and not negative, got {scale}")
-    steps = {
-        "seed": axes.seeds,
-        "conditioning": axes.conditionings,
-        "embedding_dropout": axes.dropouts,
-        "criterion": axes.criteria,
-        "feedback_scale": axes.feedback_scales,
-    }
-    for setting, values in steps.items():
-        for value in values:
-            check_config(replace(base, **{setting: value}), dataset)  # type: ignore[arg-type]
+    changes: list[dict[str, Any]] = [
+        *({"seed": each} for each in axes.seeds),
+        *({"conditioning": each} for each in axes.conditionings),
+        *({"embedding_dropout": each} for each in axes.dropouts),
+        *({"feedback": {"criterion": each}} for each in axes.criteria),
+        *({"feedback": {"scale": each}} for each in axes.feedback_scales),
+    ]
+    for each in changes:
+        check_config(changed(base, each), dataset)
 
 
 def _request(place: Place, requests: Mapping[tuple[str, int, str], Request], first_seed: int) -> dict[Any, Any]:

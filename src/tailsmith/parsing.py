@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_loader
 
-from tailsmith.config import from_dict
+from tailsmith.config import MOVED, from_dict, renamed
 from tailsmith.user_errors import parse_error
 from tailsmith.yaml_files import load_yaml, read_yaml
 
@@ -27,6 +27,7 @@ INVOCATION = "command"  # the parameter that gets the command line itself, for t
 YAML = "tailsmith"  # jsonargparse's name for how we read YAML; its own keeps its meaning for others in this process
 RECIPE = "recipe"  # the parameter that names other defaults for the options of its command
 SHORT = {"--dtype": "--synthesis.dtype"}  # of a section, where the command has no option of that name
+SHORT |= {f"--synthesis.{old}": f"--synthesis.feedback.{new}" for old, new in MOVED.items()}
 
 
 def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
@@ -63,6 +64,8 @@ def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
 def _value(text: str) -> Any:
     """YAML of a file or of one option; what looks like a prompt, {label}, is text and no mapping to nothing."""
     value = load_yaml(text) if text.strip() else text
+    if isinstance(value, dict) and isinstance(value.get("synthesis"), dict):
+        value["synthesis"] = renamed(value["synthesis"])
     empty = isinstance(value, dict) and value and all(each is None for each in value.values())
     return text if empty and text.strip().startswith("{") else value
 
@@ -98,7 +101,7 @@ def _describe(parser: ArgumentParser, function: Callable[..., None]) -> None:
     for group in parser._action_groups:
         if str(group.title).startswith("<class"):
             own = [each.dest.removesuffix(".help") for each in group._group_actions]  # --search.help is of the whole
-            dotted = [dest.split(".")[0] for dest in own if "." in dest]
+            dotted = [dest.rpartition(".")[0] for dest in own if "." in dest]
             group.title = f"--{dotted[0]}.*" if dotted else "options of the whole"
 
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tailsmith.config import RunConfig, from_dict
+from tailsmith.config import RunConfig, from_dict, renamed
 from tailsmith.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def _settings(content: dict[str, Any], name: str) -> dict[str, Any]:
     """The settings of a run, checked as a whole."""
     settings = {key: value for key, value in content.items() if key != "benchmark"}
     from_dict(RunConfig, settings, f"recipe {name}")
+    if "synthesis" in settings:
+        settings["synthesis"] = renamed(settings["synthesis"])
     return settings
 
 

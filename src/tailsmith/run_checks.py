@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 
@@ -31,8 +29,8 @@ def check_run(config: RunConfig, dataset: Dataset) -> None:
         stages.checked_settings(dataset, settings, config.generator)
         stages.missing(dataset, config.target, config.per)
     _check_methods(config, dataset)
-    for changes in study_settings(config).values():
-        stages.checked_settings(dataset, replace(config.synthesis, **changes), config.generator)
+    for settings in study_settings(config).values():
+        stages.checked_settings(dataset, settings, config.generator)
     if not len(dataset.split("test")):
         raise ValueError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")
 

@@ -105,13 +105,13 @@ def _gallery(directory: RunDirectory, config: RunConfig, kept: KeptData) -> list
 def _columns(config: RunConfig) -> dict[str, str]:
     """Column title -> study setting."""
     named = settings(config)
-    guided = [name for name, changes in named.items() if changes["feedback_scale"] > 0]
+    guided = [name for name, varied in named.items() if varied.feedback.scale > 0]
     nearest = min(
         guided,
-        key=lambda name: abs(named[name]["feedback_scale"] - config.synthesis.feedback_scale),
+        key=lambda name: abs(named[name].feedback.scale - config.synthesis.feedback.scale),
         default=None,
     )
-    columns = {name: name for name, changes in named.items() if changes["feedback_scale"] == 0}
+    columns = {name: name for name, varied in named.items() if varied.feedback.scale == 0}
     if nearest:
         columns[f"with {nearest}"] = nearest
     return columns
@@ -139,7 +139,7 @@ def _trained(directory: RunDirectory, config: RunConfig, study: dict[str, dict[s
                 str(criterion): {"guiding": values.tolist()}
                 for criterion, values in results.groupby("criterion")["criterion_value"]
             },
-            "feedback_scale": float(synthesis.feedback_scale),
+            "feedback_scale": float(synthesis.feedback.scale),
             "skipped": {"feedback steps left unguided": int(results["skipped_steps"].sum())},
         }
     found: dict[str, dict[str, Any]] = {}
@@ -147,7 +147,7 @@ def _trained(directory: RunDirectory, config: RunConfig, study: dict[str, dict[s
         if arm.set is None:
             continue
         found[arm.name] = dict(made[arm.set])
-        if settings_of[arm.set].feedback_scale > 0 and "image_text" in config.arms:
+        if settings_of[arm.set].feedback.scale > 0 and "image_text" in config.arms:
             found[arm.name]["reference"] = "image_text"
     return found
 

@@ -7,7 +7,7 @@ how much of them they cover.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from tailsmith import stages
 from tailsmith.classification.classifier import Classifier, load_classifier
-from tailsmith.config import RunConfig, sets_of
+from tailsmith.config import RunConfig, SynthesisConfig, changed, sets_of
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.guidance.class_gaussians import ClassGaussians
-from tailsmith.guidance.criteria import CRITERION_NAMES, get_criterion
+from tailsmith.guidance.config import CRITERION_NAMES
+from tailsmith.guidance.criteria import score_of
 from tailsmith.metrics.samples import agreement, compare
 from tailsmith.prediction import Prediction, predict
 from tailsmith.run_directory import RunDirectory
@@ -78,29 +79,29 @@ def study_samples(study: Study) -> dict[str, dict[str, Any]]:
     folder = study.directory.path
     other = None if independent is None else eye(independent, folder / "study" / hardness.FILE)
     eyes = Eyes(eye(study.guide, folder / hardness.FILE), other, judge or independent)
-    return {name: _measure(study, eyes, name, changes) for name, changes in settings(study.config).items()}
+    return {name: _measure(study, eyes, name, varied) for name, varied in settings(study.config).items()}
 
 
 def studied_criteria(config: RunConfig) -> list[str]:
     """All that guide in this run: those of its own settings, which the study's samples follow, and of its sets."""
-    chosen = [config.synthesis.criterion, *(each.criterion for each in sets_of(config).values())]
+    chosen = [config.synthesis.feedback.criterion, *(each.feedback.criterion for each in sets_of(config).values())]
     several = [[each] if isinstance(each, str) else each for each in chosen]
     used = {name for names in several for name in names}
     return [name for name in CRITERION_NAMES if name in used]
 
 
-def settings(config: RunConfig) -> dict[str, dict[str, Any]]:
+def settings(config: RunConfig) -> dict[str, SynthesisConfig]:
     """What is varied: text only, then the run's own conditioning at growing feedback scales.
 
     Where that is the image, there is no text: the generator (Kandinsky) takes none.
     """
     own = config.synthesis.conditioning
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, SynthesisConfig] = {}
     if own != "image":
-        chosen["text only"] = {"conditioning": "text", "feedback_scale": 0.0}
+        chosen["text only"] = changed(config.synthesis, {"conditioning": "text", "feedback": {"scale": 0.0}})
     for scale in config.study_scales:
         name = CONDITIONED.get(own, own) if scale == 0 else f"feedback ω = {scale:g}"
-        chosen[name] = {"conditioning": own, "feedback_scale": scale}
+        chosen[name] = changed(config.synthesis, {"feedback": {"scale": scale}})
     return chosen
 
 
@@ -123,8 +124,8 @@ def rarest(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.argsort(counts.ravel(), kind="stable")[:RAREST]
 
 
-def _measure(study: Study, eyes: Eyes, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    results = _render(study, name, changes)
+def _measure(study: Study, eyes: Eyes, name: str, varied: SynthesisConfig) -> dict[str, Any]:
+    results = _render(study, name, varied)
     synthetic = synthetic_dataset(results, study.dataset)
     labels = synthetic.labels
     seen = {"guiding": eyes.guiding} | ({"independent": eyes.independent} if eyes.independent else {})
@@ -132,7 +133,7 @@ def _measure(study: Study, eyes: Eyes, name: str, changes: dict[str, Any]) -> di
         "criteria": _values(
             {who: (eye, predict(eye.classifier, synthetic)) for who, eye in seen.items()}, study, labels
         ),
-        "feedback_scale": float(changes["feedback_scale"]),
+        "feedback_scale": float(varied.feedback.scale),
         "images": len(synthetic),
         "skipped": {"feedback steps left unguided": int(results["skipped_steps"].sum())},
         "seconds_per_image": float(results["seconds"].mean()),
@@ -145,8 +146,8 @@ def _measure(study: Study, eyes: Eyes, name: str, changes: dict[str, Any]) -> di
     return measured
 
 
-def _render(study: Study, name: str, changes: dict[str, Any]) -> Any:
-    config = settled(replace(study.config.synthesis, **changes), study.config.generator)
+def _render(study: Study, name: str, varied: SynthesisConfig) -> Any:
+    config = settled(varied, study.config.generator)
     counts = class_counts(study.dataset) if study.config.per == "class" else group_counts(study.dataset)
     wanted = np.zeros(counts.size, dtype=np.int64)
     wanted[rarest(counts)] = PER_CLASS
@@ -172,7 +173,7 @@ def _values(
     for name in studied_criteria(study.config):
         found[name] = {}
         for who, (eye, (logits, features)) in seen.items():
-            values = get_criterion(name, eye.gaussians)(logits, features, torch.tensor(labels)).tolist()
+            values = score_of(name, eye.gaussians)(logits, features, torch.tensor(labels)).tolist()
             found[name][who] = [round(value, 5) for value in values]
     return found
 

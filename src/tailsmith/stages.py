@@ -23,7 +23,6 @@ from tailsmith.data.images import Images
 from tailsmith.data.transforms import Augmentation
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.data.views import PerImage
-from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.prediction import predict
 from tailsmith.recipe import read_recipe, split_data
@@ -38,7 +37,7 @@ from tailsmith.synthesis.generators import (
     generator_family,
     located_decoder,
 )
-from tailsmith.synthesis.hardness import FILE, class_gaussians
+from tailsmith.synthesis.hardness import FILE, planned_gaussians
 from tailsmith.synthesis.plan_checks import check_config
 from tailsmith.synthesis.presets import settled
 from tailsmith.synthesis.provenance import planned_by
@@ -142,9 +141,10 @@ def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) 
         check_conditionable(dataset)
     if (known := generator_family(generator)) is not None:
         check_conditioning(*known, [config.conditioning])
-    if config.feedback_scale > 0:
-        find_decoder(config.feedback_decoder, generator)
-    return replace(config, feedback_decoder=located_decoder(config.feedback_decoder))
+    feedback = config.feedback
+    if feedback.scale > 0:
+        find_decoder(feedback.decoder, generator)
+    return replace(config, feedback=replace(feedback, decoder=located_decoder(feedback.decoder)))
 
 
 def missing(dataset: Dataset, target: Target, per: str) -> npt.NDArray[np.int64]:
@@ -187,7 +187,7 @@ def synthesize(
     check_shards(mine, plan.shards)
     if unfinished := unsound(out, plan, mine):
         total, missing = (sum(map(plan.shard_size, each)) for each in (mine, unfinished))
-        gaussians = _gaussians(plan, dataset, classifier, out / FILE)
+        gaussians = planned_gaussians(plan, dataset, classifier, out / FILE)
         with tqdm(total=total, initial=total - missing, desc=f"synthesize {out.name}", unit="image") as bar:
             if workers == 1:
                 worker = worker_of(plan, dataset, classifier, pipe, gaussians, batch_size)
@@ -250,7 +250,7 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
                 "make a new plan"
             )
     if classifier is None and plan.has_feedback:
-        raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback_scale=0")
+        raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback.scale=0")
     planned = plan.meta.get("classifier_sha256")
     if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:
         raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
@@ -267,10 +267,3 @@ def _check_workers(workers: int, classifier: Any, pipe: Any) -> None:
             f"{workers} workers load the classifier from a folder, which can't be done with a module of your own; use "
             "workers=1, or one that tailsmith trained"
         )
-
-
-def _gaussians(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> ClassGaussians | None:
-    """Class Gaussians of the real training features, where the plan's criteria include hardness."""
-    if classifier is None or not plan.has_hardness:
-        return None
-    return class_gaussians(dataset, classifier, kept)

@@ -1,15 +1,27 @@
-"""Feedback criteria C(x, y, f), section 3.1.1: (logits, features, labels) -> [N], higher = more useful."""
+"""Feedback criteria C(x, y, f), section 3.1.1: (images, labels) -> [N], higher = more useful.
 
+A criterion is closed over the classifiers that it asks. Those of the paper ask one, once, and score its answer:
+(logits, features, labels) -> [N], which is also how a user writes one of their own.
+"""
+
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from tailsmith.guidance.class_gaussians import ClassGaussians
+from tailsmith.guidance.config import CRITERION_NAMES
 
-Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits [N, C], features [N, D], labels [N] -> [N]
+Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images [N, 3, H, W] in [0, 1] -> logits, features
+Criterion = Callable[[Tensor, Tensor], Tensor]  # images [N, 3, H, W], labels [N] -> [N]
+Score = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits [N, C], features [N, D], labels [N] -> [N]
+
+
+# ---- scores of a classifier's answer ----
 
 
 def loss(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
@@ -23,12 +35,12 @@ def entropy(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
     return -(log_probabilities.exp() * log_probabilities).sum(dim=-1)
 
 
-def hardness(gaussians: ClassGaussians) -> Criterion:
+def hardness(gaussians: ClassGaussians) -> Score:
     """Hardness score HS(x, y, f) (Eq. 7, Sehwag et al. 2022): the negative log-density of the features under
     class y.
     """
 
-    def criterion(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+    def score(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
         values = torch.zeros(len(labels), device=features.device)
         for label in sorted(set(labels.tolist())):  # all classes' directions would fill the classifier's device
             rows = torch.nonzero(labels == label).flatten().to(features.device)
@@ -37,58 +49,102 @@ def hardness(gaussians: ClassGaussians) -> Criterion:
             values = values.index_put((rows,), 0.5 * (squared + constant))
         return values
 
-    return criterion
+    return score
 
 
-CRITERIA: dict[str, Criterion] = {"loss": loss, "entropy": entropy}  # "hardness" needs class Gaussians
-CRITERION_NAMES = ("entropy", "loss", "hardness")
-
-
-def get_criterion(criterion: str | Criterion, gaussians: ClassGaussians | None = None) -> Criterion:
-    """A criterion by name, or the user's own function as it is."""
-    if callable(criterion):
-        return criterion
-    if criterion == "hardness":
+def score_of(name: str, gaussians: ClassGaussians | None = None) -> Score:
+    """The score of a name, of answers that are there already; hardness is by the class Gaussians of that classifier."""
+    if name == "hardness":
         if gaussians is None:
             raise ValueError(
-                "criterion 'hardness' needs gaussians=fit_class_gaussians(features, labels, num_classes) "
-                "of real images; got none"
+                "criterion 'hardness' needs gaussians=fit_class_gaussians(features, labels, num_classes) of real "
+                "images; give criterion=criterion_of('hardness', classifier, gaussians)"
             )
         return hardness(gaussians)
-    if criterion not in CRITERIA:
+    scores = {"loss": loss, "entropy": entropy}
+    if name not in scores:
         raise ValueError(
             f"criterion should be one of {list(CRITERION_NAMES)} or a function "
-            f"(logits, features, labels) -> [N], got {criterion!r}"
+            f"(logits, features, labels) -> [N], got {name!r}"
         )
-    return CRITERIA[criterion]
+    return scores[name]
 
 
-def mixture(criteria: Sequence[str | Criterion], gaussians: ClassGaussians | None = None) -> Criterion:
-    """Each image its own criterion, in the order of the batch (Table 5's FG-Combined draws one of three per
-    image).
+# ---- criteria ----
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The criterion that asks one classifier, once, and scores its answer."""
+
+    classifier: Classifier
+    score: Score
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        logits, features = self.classifier(images)
+        return per_image(self.score(logits, features, labels.to(logits.device)), labels)
+
+
+def criterion_of(
+    criterion: str | Score | Criterion, classifier: Classifier, gaussians: ClassGaussians | None = None
+) -> Criterion:
+    """A criterion by name or by a user's score, closed over `classifier`; what is a criterion stays as it is.
+
+    A function of two arguments is taken for a criterion, one of three for a score.
+    """
+    if not callable(criterion):
+        return Scored(classifier, score_of(criterion, gaussians))
+    if isinstance(criterion, Scored) or _takes_images(criterion):
+        return criterion  # type: ignore[return-value]
+    return Scored(classifier, criterion)  # type: ignore[arg-type]
+
+
+def mixture(criteria: Sequence[Criterion]) -> Criterion:
+    """Each image its own criterion, in the order of the batch (Table 5's FG-Combined draws one of three per image).
+
+    Where all are scores of one classifier, it is asked about the whole batch at once.
     """
     different = list(dict.fromkeys(criteria))
-    functions = [get_criterion(each, gaussians) for each in different]
     which = torch.tensor([different.index(each) for each in criteria])
+    scored = [each for each in different if isinstance(each, Scored)]
+    if len(scored) == len(different) and len({id(each.classifier) for each in scored}) == 1:
+        return Scored(scored[0].classifier, _each_its_own(which, [each.score for each in scored]))
+    return _each_its_own(which, different)
 
-    def criterion(logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+
+def _each_its_own(which: Tensor, functions: Sequence[Callable[..., Tensor]]) -> Callable[..., Tensor]:
+    """Of functions (..., labels) -> [N], `which` for each image: each sees its own images only."""
+
+    def function(*batch: Tensor) -> Tensor:
+        labels, device = batch[-1], batch[0].device
         if len(labels) != len(which):
             raise ValueError(f"a mixture of {len(which)} criteria was given {len(labels)} images; name one per image")
-        values = torch.zeros(len(labels), device=logits.device)
-        for number, function in enumerate(functions):  # each sees its own images only: no NaN from the others
-            rows = torch.nonzero(which == number).flatten().to(logits.device)
-            own = per_image(function, logits[rows], features[rows], labels[rows])
-            values = values.index_put((rows,), own)
+        values = torch.zeros(len(labels), device=device)
+        for number, each in enumerate(functions):  # no NaN from the others
+            rows = torch.nonzero(which == number).flatten().to(device)
+            own = [rows_of[rows] for rows_of in batch]
+            values = values.index_put((rows,), per_image(each(*own), own[-1]))
         return values
 
-    return criterion
+    return function
 
 
-def per_image(criterion: Criterion, logits: Tensor, features: Tensor, labels: Tensor) -> Tensor:
-    """The criterion's values [N] in fp32; ValueError where a user's criterion returns another shape."""
-    values = criterion(logits, features, labels)
+def per_image(values: Tensor, labels: Tensor) -> Tensor:
+    """A criterion's values [N] in fp32; ValueError where a user's returned another shape."""
     if values.shape != labels.shape:
         raise ValueError(
             f"a criterion should return one value per image, shape {tuple(labels.shape)}; got {tuple(values.shape)}"
         )
     return values.float()
+
+
+def _takes_images(function: Callable[..., Tensor]) -> bool:
+    """Whether it has two required arguments, (images, labels)."""
+    try:
+        called = function.forward if isinstance(function, torch.nn.Module) else function
+        parameters = inspect.signature(called).parameters.values()
+    except ValueError:  # written in C
+        return False
+    placed = [each for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+    any_number = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    return not any_number and sum(each.default is each.empty for each in placed) == 2

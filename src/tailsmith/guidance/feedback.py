@@ -3,95 +3,69 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tailsmith.guidance.class_gaussians import ClassGaussians
-from tailsmith.guidance.criteria import Criterion, get_criterion, mixture
+from tailsmith.guidance.config import FeedbackConfig, check_feedback
+from tailsmith.guidance.criteria import Classifier, Criterion, Score, Scored, criterion_of, mixture
 from tailsmith.guidance.denoiser import denoiser_of
-from tailsmith.guidance.guided_step import Classifier, FeedbackRecord, GuidedStep, Skip
+from tailsmith.guidance.guided_step import FeedbackRecord, GuidedStep, Skip
 from tailsmith.guidance.hook import Hook
 from tailsmith.guidance.latents import Decoder, get_decoder
 from tailsmith.guidance.schedulers import check_scheduler
 
-__all__ = ["Classifier", "FeedbackRecord", "Skip", "check_options", "feedback"]
+__all__ = ["Classifier", "FeedbackConfig", "FeedbackRecord", "Skip", "feedback"]
 
-UPDATES = ("latent", "score")
-PREDICTIONS = ("conditional", "guided")
-THROUGH = ("denoiser", "denoiser-forward", "decoder")
+Asked = str | Score | Criterion  # how a caller may say what is asked of an image
 
 
 @contextmanager
 def feedback(
     pipe: Any,
     classifier: Classifier,
-    criterion: str | Criterion | Sequence[str | Criterion] = "entropy",
-    scale: float | Sequence[float] = 0.03,
-    every: int = 5,
+    criterion: Asked | Sequence[Asked] | None = None,
+    scale: float | Sequence[float] | None = None,
+    every: int | None = None,
     *,
     labels: Sequence[int],
-    steps: Sequence[int] | None = None,
-    update: str = "latent",
-    prediction: str = "conditional",
-    through: str = "denoiser",
+    config: FeedbackConfig | None = None,
     decoder: torch.nn.Module | None = None,
-    decode_size: int | None = None,
-    decode_batch_size: int | None = None,
-    reuse: bool = False,
-    checkpointing: bool = False,
-    gaussians: ClassGaussians | None = None,
-    views: int = 1,
     view_seed: int = 0,
     keep_gradients: bool = False,
+    **settings: Any,
 ) -> Iterator[FeedbackRecord]:
     """Steer the one pipeline call inside the `with` block towards images the classifier asks for (Eq. 3).
 
-    `criterion`: a name, a function (logits, features, labels) -> [N], or a sequence with one per image.
-    `scale`: omega, one number or one per image; 0 for all leaves the pipeline untouched, bit for bit.
-    `every`: guide the steps 0, every, 2 every, ... (the paper: 5), or give `steps` explicitly (0-based).
     `labels`: the class of each image of the batch, in the pipeline's order (several per prompt included).
-    `update`: "latent" moves x_t by scale * ||x_t|| * g / ||g|| as the official code does; "score" adds
-    scale * g to the score (Eq. 3, unnormalised).
-    `prediction`: whose x0-hat the classifier sees. "conditional": the conditional branch's, as the official code does;
-    the other branch of classifier-free guidance needs no gradient. "guided": that of both after guidance.
-    `through`: "denoiser" is the exact gradient, by a backward pass; "denoiser-forward" approximates it by one more
-    forward pass of the conditional branch, and keeps no graph (tangent.py); "decoder" stops at x0-hat (as MPGD).
-    `decoder`: a cheaper autoencoder for the classifier's view of x0-hat, e.g. AutoencoderTiny; the pipeline still
-    decodes its images with its own. `decode_size`: pixels of that view's short side, by resizing the latents.
-    `decode_batch_size`: how many images are decoded and differentiated at a time; fewer take less memory. None: as
-    many as make up 512x512 pixels.
-    `reuse`: follow the last gradient at the steps in between as well (appendix G.1).
-    `checkpointing`: less memory for the denoiser's and decoder's backward pass, for one more forward pass.
-    `views` > 1 averages the criterion over random shifts and flips of x0-hat.
+    `config`: all settings; the short form names fields of FeedbackConfig as keywords, which win over it.
+    `criterion`: a name, a function (logits, features, labels) -> [N] of the classifier's answer, a criterion
+    (images, labels) -> [N] that asks whom it likes, or a sequence with one per image.
+    `scale`: omega, one number or one per image; 0 for all leaves the pipeline untouched, bit for bit.
+    `decoder`: a cheaper autoencoder for the classifier's view of x0-hat, e.g. AutoencoderTiny, which the settings name
+    and don't hold; the pipeline still decodes its images with its own.
+    `view_seed`: of the random views. `keep_gradients`: also record dC/dx_t of each guided step.
 
     An image whose gradient is zero or not finite goes on unguided at that step and is listed in
     `record.skipped`. Inside the block the classifier is in eval mode and nothing collects weight gradients.
-    Raises ValueError before sampling where an argument, the scheduler or the pipeline is not supported; the pipeline
-    is left as it was.
+    Raises ValueError before sampling where a setting, the scheduler or the pipeline is not supported, TypeError for an
+    unknown keyword; the pipeline is left as it was.
     """
-    decode = _check_pipeline(pipe, update, decoder, decode_size)
-    check_options(every=every, steps=steps, update=update, prediction=prediction, through=through, views=views)
-    if decode_batch_size is not None and decode_batch_size < 1:
-        raise ValueError(f"decode_batch_size should be at least 1, got {decode_batch_size}")
-    classes = torch.as_tensor(labels)
-    if classes.numel() == 0:
-        raise ValueError("labels should name the class of each image of the batch, got none")
-    if classes.ndim != 1 or classes.is_floating_point():
-        got = f"{str(classes.dtype).removeprefix('torch.')} {list(classes.shape)}"
-        raise ValueError(f"labels should be a list of whole numbers, one per image of the batch; got {got}")
+    if every is not None:
+        settings["every"] = every
+    config = _config_of(config or FeedbackConfig(), criterion, scale, settings)
+    decode = _check_pipeline(pipe, config, decoder)
+    classes = _classes(labels)
+    criteria = _criteria(config.criterion if criterion is None else criterion, classifier, len(classes))
     guide = GuidedStep(
+        config=config,
         classifier=classifier,
-        criterion=_criterion_of(criterion, len(labels), gaussians),
+        criterion=_by_rows(criteria),
         decode=decode,
-        decode_batch_size=decode_batch_size,
-        labels=classes.long(),
-        scale=_strengths(scale, len(labels)),
-        update=update,
-        prediction=prediction,
-        through=through,
-        views=views,
+        labels=classes,
+        scale=_strengths(config.scale if scale is None else scale, len(classes)),
         view_seed=view_seed,
         keep_gradients=keep_gradients,
         record=FeedbackRecord(),
@@ -99,13 +73,37 @@ def feedback(
     if not bool((guide.scale > 0).any()):
         yield guide.record
         return
-    hook = Hook(pipe, guide, _guided_steps(every, steps), reuse, max(steps) if steps else None)
+    asked = [each.classifier if isinstance(each, Scored) else each for each in criteria]
     with ExitStack() as stack:
-        stack.enter_context(_frozen(pipe, classifier, decoder))
+        stack.enter_context(_frozen(pipe, [classifier, *asked], decoder))
         stack.enter_context(_kept_on_device(decode))
-        stack.enter_context(_checkpointed(decode if checkpointing else None))
-        stack.enter_context(_attached(hook))
+        stack.enter_context(_checkpointed(decode if config.checkpointing else None))
+        stack.enter_context(_attached(Hook(pipe, guide)))
         yield guide.record
+
+
+def _config_of(config: FeedbackConfig, criterion: Any, scale: Any, settings: dict[str, Any]) -> FeedbackConfig:
+    """The settings with those of the short form, checked; what differs from image to image stays outside."""
+    if isinstance(criterion, str):
+        settings["criterion"] = criterion
+    if isinstance(scale, int | float):
+        settings["scale"] = scale
+    if settings.get("steps") is not None:
+        settings["steps"] = tuple(int(step) for step in settings["steps"])
+    config = replace(config, **settings)
+    check_feedback(config)
+    return config
+
+
+def _classes(labels: Sequence[int]) -> Tensor:
+    """[N], one per image."""
+    classes = torch.as_tensor(labels)
+    if classes.numel() == 0:
+        raise ValueError("labels should name the class of each image of the batch, got none")
+    if classes.ndim != 1 or classes.is_floating_point():
+        got = f"{str(classes.dtype).removeprefix('torch.')} {list(classes.shape)}"
+        raise ValueError(f"labels should be a list of whole numbers, one per image of the batch; got {got}")
+    return classes.long()
 
 
 @contextmanager
@@ -127,15 +125,15 @@ def _attached(hook: Hook) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen(pipe: Any, classifier: Classifier, decoder: torch.nn.Module | None) -> Iterator[None]:
-    """No weight collects a gradient, and the classifier is in eval mode: with batch statistics, an image's
+def _frozen(pipe: Any, asked: Sequence[Any], decoder: torch.nn.Module | None) -> Iterator[None]:
+    """No weight collects a gradient, and who is asked is in eval mode: with batch statistics, an image's
     gradient would depend on the others. Everything is as before afterwards.
     """
-    parts = (*pipe.components.values(), classifier, decoder)
+    classifiers = [each for each in dict.fromkeys(asked) if isinstance(each, torch.nn.Module)]
+    parts = (*pipe.components.values(), *classifiers, decoder)
     modules = [each for each in parts if isinstance(each, torch.nn.Module)]
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
-    inside = classifier.modules() if isinstance(classifier, torch.nn.Module) else ()
-    training = [module for module in inside if module.training]
+    training = [module for classifier in classifiers for module in classifier.modules() if module.training]
     try:
         for weight in trainable:
             weight.requires_grad_(False)
@@ -179,28 +177,11 @@ def _checkpointed(decode: Decoder | None) -> Iterator[None]:
             module.disable_gradient_checkpointing()
 
 
-def check_options(
-    *, every: int, steps: Sequence[int] | None, update: str, prediction: str, through: str, views: int
-) -> None:
-    """Raise ValueError for settings of `feedback` that mean nothing, whatever the pipeline."""
-    if every < 1:
-        raise ValueError(f"every should be at least 1, got {every}")
-    if steps is not None and any(step < 0 for step in steps):
-        raise ValueError(f"steps are counted from 0, got {sorted(steps)}")
-    if update not in UPDATES:
-        raise ValueError(f"update should be one of {list(UPDATES)}, got {update!r}")
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"prediction should be one of {list(PREDICTIONS)}, got {prediction!r}")
-    if through not in THROUGH:
-        raise ValueError(f"through should be one of {list(THROUGH)}, got {through!r}")
-    if views < 1:
-        raise ValueError(f"views should be at least 1, got {views}")
-
-
-def _check_pipeline(pipe: Any, update: str, decoder: torch.nn.Module | None, decode_size: int | None) -> Decoder:
-    decode = get_decoder(pipe, decoder, decode_size)
-    if update in UPDATES:
-        check_scheduler(pipe.scheduler, update)
+def _check_pipeline(pipe: Any, config: FeedbackConfig, decoder: torch.nn.Module | None) -> Decoder:
+    if decoder is None and config.decoder != "own":
+        raise ValueError(f"the settings look through the decoder {config.decoder!r}; give that module as decoder=")
+    decode = get_decoder(pipe, decoder, config.decode_size)
+    check_scheduler(pipe.scheduler, config.update)
     if "step" in vars(pipe.scheduler):
         raise ValueError("this pipeline is inside another feedback block; leave that one first")
     if torch.is_inference_mode_enabled():
@@ -236,20 +217,20 @@ def _strengths(scale: float | Sequence[float], n: int) -> Tensor:
     return scales.expand(n)
 
 
-def _criterion_of(
-    criterion: str | Criterion | Sequence[str | Criterion], n: int, gaussians: ClassGaussians | None
-) -> Callable[[slice], Criterion]:
-    """Rows of the batch -> the criterion of these images, from whatever the caller gave."""
+def _criteria(criterion: Any, classifier: Classifier, n: int) -> list[Criterion]:
+    """One for all images, or one for each of n, from whatever the caller gave."""
+    if isinstance(criterion, dict):
+        raise ValueError(
+            f"a mixture of criteria is drawn from by a plan; here name one criterion per image, got {criterion}"
+        )
     if isinstance(criterion, str) or callable(criterion):
-        one = get_criterion(criterion, gaussians)
-        return lambda rows: one
+        return [criterion_of(criterion, classifier)]
     if len(criterion) != n:
         raise ValueError(f"a list of criteria should name one per image: {n} labels, {len(criterion)} criteria")
-    mixture(criterion, gaussians)  # complains of an unknown name now
-    return lambda rows: mixture(criterion[rows], gaussians)
+    of = {each: criterion_of(each, classifier) for each in dict.fromkeys(criterion)}
+    return [of[each] for each in criterion]
 
 
-def _guided_steps(every: int, steps: Sequence[int] | None) -> Callable[[int], bool]:
-    if steps is not None:
-        return frozenset(int(step) for step in steps).__contains__
-    return lambda step: step % every == 0
+def _by_rows(criteria: list[Criterion]) -> Callable[[slice], Criterion]:
+    """Rows of the batch -> the criterion of these images."""
+    return lambda rows: criteria[0] if len(criteria) == 1 else mixture(criteria[rows])

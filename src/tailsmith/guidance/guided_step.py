@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from tailsmith.guidance.criteria import Criterion, per_image
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.guidance.criteria import Classifier, Criterion, per_image
 from tailsmith.guidance.denoiser import Call
 from tailsmith.guidance.latents import Decoder, Size
 from tailsmith.guidance.parameterization import (
@@ -19,7 +20,6 @@ from tailsmith.guidance.parameterization import (
 )
 from tailsmith.guidance.tangent import tangent
 
-Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images [N, 3, H, W] in [0, 1] -> logits, features
 MAGNIFICATIONS = (2.0**12, 2.0**4, 1.0)  # tried in turn where latents are fp16, whose smallest number is 6e-8
 PIXELS_AT_ONCE = 512 * 512  # decoded with a graph: one image of a large generator, a whole batch of a small one
 
@@ -51,16 +51,12 @@ class FeedbackRecord:
 class GuidedStep:
     """Everything one guided step needs beside the step itself; fixed for a pipeline call."""
 
-    classifier: Classifier
+    config: FeedbackConfig
+    classifier: Classifier  # the guide
     criterion: Callable[[slice], Criterion]  # of these images of the batch
     decode: Decoder
-    decode_batch_size: int | None  # None: as many images as make up PIXELS_AT_ONCE
     labels: Tensor  # [N]
-    scale: Tensor  # [N]
-    update: str  # "latent" or "score"
-    prediction: str  # "conditional" or "guided"
-    through: str  # "denoiser", "denoiser-forward" or "decoder"
-    views: int
+    scale: Tensor  # [N], omega of each image
     view_seed: int
     keep_gradients: bool
     record: FeedbackRecord
@@ -69,18 +65,18 @@ class GuidedStep:
         self, step: int, model_output: Tensor, sample: Tensor, at: Noising, size: Size, call: Call | None
     ) -> Tensor:
         """dC/dx [N, ...] in fp32; through the denoiser, `sample` is what its graph begins with."""
-        if call is None and (self.prediction == "conditional" or self.through == "denoiser-forward"):
+        if call is None and (self.config.prediction == "conditional" or self.config.through == "denoiser-forward"):
             raise ValueError(UNSEEN_CALL)
-        with torch.set_grad_enabled(self.through == "denoiser"):
-            if self.prediction == "conditional":
+        with torch.set_grad_enabled(self.config.through == "denoiser"):
+            if self.config.prediction == "conditional":
                 assert call is not None
                 model_output = call.output[:, : sample.shape[1]]  # without a learned variance
             x0 = predicted_x0(model_output, sample, at)
         with torch.enable_grad(), self.decode.at_safe_precision():
             values, gradient = self._by_x0(step, x0.detach(), size)
-        if self.through == "denoiser":
+        if self.config.through == "denoiser":
             gradient = _pulled_back(gradient, x0, sample)
-        elif self.through == "denoiser-forward":
+        elif self.config.through == "denoiser-forward":
             assert call is not None
             gradient = tangent(call, gradient, sample, at)
         else:  # x0-hat moves as if eps were constant: dx0/dx = 1 / a
@@ -97,14 +93,14 @@ class GuidedStep:
         usable = over_images(_usable(gradient), gradient)
         gradient = torch.where(usable, gradient, torch.ones_like(gradient))  # never divide by a zero norm
         scale = self.scale.to(gradient.device) * usable.flatten()
-        if self.update == "latent":
+        if self.config.update == "latent":
             return move_latent(model_output, sample, relative_step(gradient, sample, scale), at)
         return move_score(model_output, sample, gradient * over_images(scale, gradient), at)
 
     def _by_x0(self, step: int, x0: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         """Criterion [N] and dC/dx0 [N, ...] in fp32, a few images at a time: their pixels are what takes memory."""
         height, width = self.decode.image_size(x0, size)
-        at_once = self.decode_batch_size or max(1, PIXELS_AT_ONCE // (height * width))
+        at_once = self.config.decode_batch_size or max(1, PIXELS_AT_ONCE // (height * width))
         values, gradients = [], []
         for start in range(0, len(x0), at_once):
             rows = slice(start, start + at_once)
@@ -117,11 +113,10 @@ class GuidedStep:
     def _criterion_values(self, step: int, images: Tensor, rows: slice) -> Tensor:
         """The criterion of each image [n, 3, H, W] -> [n], averaged over the views."""
         labels, criterion = self.labels[rows].to(images.device), self.criterion(rows)
-        total = torch.zeros(len(labels), device=images.device)
-        for view in range(self.views):
-            seed = (self.view_seed * 1009 + step) * 97 + view
-            logits, features = self.classifier(images if self.views == 1 else _random_view(images, seed))
-            total = total + per_image(criterion, logits, features, labels) / self.views
+        total, views = torch.zeros(len(labels), device=images.device), self.config.views
+        for view in range(views):
+            shown = images if views == 1 else _random_view(images, (self.view_seed * 1009 + step) * 97 + view)
+            total = total + per_image(criterion(shown, labels), labels) / views
         return total
 
     def _note_skipped(self, step: int, gradient: Tensor) -> None:

@@ -8,7 +8,6 @@ criterion's gradient.
 
 import functools
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,13 +22,10 @@ from tailsmith.guidance.schedulers import begins_step, noising, position
 class Hook:
     """`prepare_latents` and `step` for one pipeline call, in place of the pipeline's and its scheduler's own."""
 
-    def __init__(
-        self, pipe: Any, guide: GuidedStep, guided: Callable[[int], bool], reuse: bool, last_step: int | None
-    ) -> None:
-        self.pipe, self.guide, self.guided, self.reuse = pipe, guide, guided, reuse
-        self.last_step = last_step  # the highest one asked for by number
-        conditional = guide.prediction == "conditional"
-        self.watch = Watch(pipe) if conditional or guide.through == "denoiser-forward" else None
+    def __init__(self, pipe: Any, guide: GuidedStep) -> None:
+        self.pipe, self.guide, self.config = pipe, guide, guide.config
+        conditional = self.config.prediction == "conditional"
+        self.watch = Watch(pipe) if conditional or self.config.through == "denoiser-forward" else None
         self.size: Size = None
         self.prepared = False  # whether the call's first latents went through here
         self.index = -1  # of the sampling step; Heun calls `step` twice for each
@@ -61,7 +57,7 @@ class Hook:
         prepared = self._own_prepare(*arguments, **options)
         latents = prepared[0] if isinstance(prepared, tuple) else prepared
         self._check(latents)
-        latents = self._record(latents, self.guided(0))
+        latents = self._record(latents, self._guides(0))
         return (latents, *prepared[1:]) if isinstance(prepared, tuple) else latents
 
     def step(self, model_output: Tensor, timestep: Any, sample: Tensor, *arguments: Any, **options: Any) -> Any:
@@ -85,19 +81,23 @@ class Hook:
         result.prev_sample = self._record(result.prev_sample, record)
         return result
 
+    def _guides(self, index: int) -> bool:
+        """Whether a sampling step is a guided one."""
+        return index % self.config.every == 0 if self.config.steps is None else index in self.config.steps
+
     def _asks(self, index: int, begins: bool) -> bool:
         """Whether the classifier is asked in a call; a second call of the same step has the latents moved already."""
-        return self.guided(index) and (begins or self.guide.update == "score")
+        return self._guides(index) and (begins or self.config.update == "score")
 
     def _moves(self, index: int, begins: bool) -> bool:
-        between = self.reuse and self.gradient is not None and (begins or self.guide.update == "score")
+        between = self.config.reuse and self.gradient is not None and (begins or self.config.update == "score")
         return self._asks(index, begins) or between
 
     def _move(self, where: int, model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
         at = noising(self.pipe.scheduler, where)
         output, variance = _without_variance(model_output, sample)
-        if self.guided(self.index):
-            if self.guide.through == "denoiser" and not sample.requires_grad:
+        if self._guides(self.index):
+            if self.config.through == "denoiser" and not sample.requires_grad:
                 raise ValueError(
                     "the latents of a guided step were replaced since the step before, so that feedback can't "
                     "differentiate through the denoiser; have callback_on_step_end leave latents alone, or use "
@@ -111,9 +111,9 @@ class Hook:
 
     def _record(self, latents: Tensor, asks: bool) -> Tensor:
         """Have autograd record the coming denoiser call if the classifier is asked there, through the denoiser."""
-        through = asks and self.guide.through == "denoiser"
+        through = asks and self.config.through == "denoiser"
         if self.watch is not None:
-            self.watch.expect(len(latents) if asks else 0, through and self.guide.prediction == "conditional")
+            self.watch.expect(len(latents) if asks else 0, through and self.config.prediction == "conditional")
         torch.set_grad_enabled(through)
         return latents.detach().requires_grad_(through)
 
@@ -157,8 +157,8 @@ class Hook:
                 "record its first step; give generator= instead"
             )
         steps = -(-self._calls_of_step() // self.pipe.scheduler.order)
-        if self.last_step is not None and self.last_step >= steps:
-            raise ValueError(f"steps should be within 0..{steps - 1}, this call has {steps}; got {self.last_step}")
+        if self.config.steps and (last := max(self.config.steps)) >= steps:
+            raise ValueError(f"steps should be within 0..{steps - 1}, this call has {steps}; got {last}")
 
 
 def _without_variance(model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:

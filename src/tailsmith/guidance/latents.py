@@ -142,6 +142,4 @@ def get_decoder(pipe: Any, cheap: torch.nn.Module | None = None, decode_size: in
         given: Any = getattr(cheap.config, "latent_channels", own)
         if given != own:
             raise ValueError(f"decoder should take the pipeline's {own} latent channels, got one that takes {given}")
-    if decode_size is not None and decode_size < 1:
-        raise ValueError(f"decode_size should be at least 1 pixel, got {decode_size}")
     return Decoder(pipe, ADAPTERS[name], cheap, decode_size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tailsmith.config import RunConfig, SynthesisConfig, TrainConfig
+from tailsmith.config import FeedbackConfig, RunConfig, SynthesisConfig, TrainConfig
 from tailsmith.reproduction.driver import Experiment
 
 FEEDBACK_SCALE = 0.02
@@ -19,8 +19,10 @@ NUM_INFERENCE_STEPS = 20  # the paper has 30; a third cheaper
 _TRAIN = TrainConfig(steps=STEPS, learning_rate=0.1, ema_decay=0.99)
 _MIXED = replace(_TRAIN, method="balanced_softmax", resampling="half_and_half")
 _SYNTHESIS = SynthesisConfig(
-    feedback_scale=FEEDBACK_SCALE,
-    feedback_prediction="guided",  # fashion-gradients compares it with the default
+    feedback=FeedbackConfig(
+        scale=FEEDBACK_SCALE,
+        prediction="guided",  # fashion-gradients compares it with the default
+    ),
     num_inference_steps=NUM_INFERENCE_STEPS,
 )
 _COMMON: dict[str, Any] = {"real": _TRAIN, "mixed": _MIXED}
@@ -33,15 +35,15 @@ LT = RunConfig(data="fashion-lt", target=150, arms=_ARMS, synthesis=_SYNTHESIS, 
 FEEDBACK = replace(
     LT,
     arms=("erm", "image_text", "feedback_entropy"),
-    synthesis=replace(_SYNTHESIS, feedback_prediction="conditional"),
+    synthesis=replace(_SYNTHESIS, feedback=replace(_SYNTHESIS.feedback, prediction="conditional")),
 )
 
 # What cheaper gradients buy: one set of fashion-lt, in several ways, and unguided
 _WAYS: dict[str, dict[str, Any]] = {
-    "feedback_entropy_guided": {"feedback_prediction": "guided"},
-    "feedback_entropy_forward": {"feedback_through": "denoiser-forward"},
-    "feedback_entropy_tiny": {"feedback_decoder": "tiny"},
-    "feedback_entropy_decoder": {"feedback_through": "decoder", "feedback_decoder": "tiny"},
+    "feedback_entropy_guided": {"feedback": {"prediction": "guided"}},
+    "feedback_entropy_forward": {"feedback": {"through": "denoiser-forward"}},
+    "feedback_entropy_tiny": {"feedback": {"decoder": "tiny"}},
+    "feedback_entropy_decoder": {"feedback": {"through": "decoder", "decoder": "tiny"}},
 }
 
 EXPERIMENTS: dict[str, Experiment] = {

@@ -12,7 +12,7 @@ from tailsmith.classification.classifier import Classifier
 from tailsmith.data.dataset import Dataset
 from tailsmith.experiment import train_arm, train_arms
 from tailsmith.files import read_json, write_json
-from tailsmith.guidance.criteria import get_criterion
+from tailsmith.guidance.criteria import entropy
 from tailsmith.metrics.samples import agreement, frechet_distance
 from tailsmith.prediction import predict
 from tailsmith.reproduction.driver import seeded, world_of
@@ -21,34 +21,39 @@ from tailsmith.sample_study import load_judge
 from tailsmith.synthesis.generators import load_generator
 
 GUIDES = ("erm", "balanced_softmax")
-_CONDITIONAL = {"feedback_prediction": "conditional"}
 # name -> (changes to the synthesis settings, who guides); but for the last ones, x0-hat is the guided one
 SETTINGS: dict[str, tuple[dict[str, Any], str]] = {
-    "text": ({"feedback_scale": 0.0, "conditioning": "text"}, "erm"),
-    "text, guidance 3": ({"feedback_scale": 0.0, "conditioning": "text", "guidance_scale": 3.0}, "erm"),
-    "dropout 0.3": ({"feedback_scale": 0.0, "embedding_dropout": 0.3}, "erm"),
-    "dropout 0.5": ({"feedback_scale": 0.0, "embedding_dropout": 0.5}, "erm"),
-    "dropout 0.7": ({"feedback_scale": 0.0, "embedding_dropout": 0.7}, "erm"),
-    "dropout 0.85": ({"feedback_scale": 0.0, "embedding_dropout": 0.85}, "erm"),
-    "dropout 0.5, guidance 3": ({"feedback_scale": 0.0, "embedding_dropout": 0.5, "guidance_scale": 3.0}, "erm"),
-    "dropout 0.7, guidance 3": ({"feedback_scale": 0.0, "embedding_dropout": 0.7, "guidance_scale": 3.0}, "erm"),
-    "dropout 0.5, guidance 8": ({"feedback_scale": 0.0, "embedding_dropout": 0.5, "guidance_scale": 8.0}, "erm"),
-    "0.005": ({"feedback_scale": 0.005}, "erm"),
-    "0.01": ({"feedback_scale": 0.01}, "erm"),
-    "0.02": ({"feedback_scale": 0.02}, "erm"),
-    "0.05": ({"feedback_scale": 0.05}, "erm"),
-    "0.02 early": ({"feedback_scale": 0.02, "feedback_steps": [0, 2, 4, 6]}, "erm"),
-    "0.02 middle": ({"feedback_scale": 0.02, "feedback_steps": [7, 9, 11, 13]}, "erm"),
-    "0.02 late": ({"feedback_scale": 0.02, "feedback_steps": [13, 15, 17, 19]}, "erm"),
-    "0.02 balanced": ({"feedback_scale": 0.02}, "balanced_softmax"),
-    "0.02 4 views": ({"feedback_scale": 0.02, "feedback_views": 4}, "erm"),
-    "0.02 reuse": ({"feedback_scale": 0.02, "feedback_reuse": True}, "erm"),
-    "0.02 forward": ({"feedback_scale": 0.02, "feedback_through": "denoiser-forward"}, "erm"),
-    "0.02 decoder": ({"feedback_scale": 0.02, "feedback_through": "decoder"}, "erm"),
-    "conditional": ({"feedback_scale": 0.02, **_CONDITIONAL}, "erm"),
-    "conditional forward": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_through": "denoiser-forward"}, "erm"),
-    "conditional decoder": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_through": "decoder"}, "erm"),
-    "conditional but the first": ({"feedback_scale": 0.02, **_CONDITIONAL, "feedback_steps": [5, 10, 15]}, "erm"),
+    "text": ({"feedback": {"scale": 0.0}, "conditioning": "text"}, "erm"),
+    "text, guidance 3": ({"feedback": {"scale": 0.0}, "conditioning": "text", "guidance_scale": 3.0}, "erm"),
+    "dropout 0.3": ({"feedback": {"scale": 0.0}, "embedding_dropout": 0.3}, "erm"),
+    "dropout 0.5": ({"feedback": {"scale": 0.0}, "embedding_dropout": 0.5}, "erm"),
+    "dropout 0.7": ({"feedback": {"scale": 0.0}, "embedding_dropout": 0.7}, "erm"),
+    "dropout 0.85": ({"feedback": {"scale": 0.0}, "embedding_dropout": 0.85}, "erm"),
+    "dropout 0.5, guidance 3": ({"feedback": {"scale": 0.0}, "embedding_dropout": 0.5, "guidance_scale": 3.0}, "erm"),
+    "dropout 0.7, guidance 3": ({"feedback": {"scale": 0.0}, "embedding_dropout": 0.7, "guidance_scale": 3.0}, "erm"),
+    "dropout 0.5, guidance 8": ({"feedback": {"scale": 0.0}, "embedding_dropout": 0.5, "guidance_scale": 8.0}, "erm"),
+    "0.005": ({"feedback": {"scale": 0.005}}, "erm"),
+    "0.01": ({"feedback": {"scale": 0.01}}, "erm"),
+    "0.02": ({"feedback": {"scale": 0.02}}, "erm"),
+    "0.05": ({"feedback": {"scale": 0.05}}, "erm"),
+    "0.02 early": ({"feedback": {"scale": 0.02, "steps": [0, 2, 4, 6]}}, "erm"),
+    "0.02 middle": ({"feedback": {"scale": 0.02, "steps": [7, 9, 11, 13]}}, "erm"),
+    "0.02 late": ({"feedback": {"scale": 0.02, "steps": [13, 15, 17, 19]}}, "erm"),
+    "0.02 balanced": ({"feedback": {"scale": 0.02}}, "balanced_softmax"),
+    "0.02 4 views": ({"feedback": {"scale": 0.02, "views": 4}}, "erm"),
+    "0.02 reuse": ({"feedback": {"scale": 0.02, "reuse": True}}, "erm"),
+    "0.02 forward": ({"feedback": {"scale": 0.02, "through": "denoiser-forward"}}, "erm"),
+    "0.02 decoder": ({"feedback": {"scale": 0.02, "through": "decoder"}}, "erm"),
+    "conditional": ({"feedback": {"scale": 0.02, "prediction": "conditional"}}, "erm"),
+    "conditional forward": (
+        {"feedback": {"scale": 0.02, "prediction": "conditional", "through": "denoiser-forward"}},
+        "erm",
+    ),
+    "conditional decoder": ({"feedback": {"scale": 0.02, "prediction": "conditional", "through": "decoder"}}, "erm"),
+    "conditional but the first": (
+        {"feedback": {"scale": 0.02, "prediction": "conditional", "steps": [5, 10, 15]}},
+        "erm",
+    ),
 }
 
 
@@ -72,7 +77,7 @@ def sweep(out: Path, results: Path, seed: int = 0, command: str = "", settings: 
             row: dict[str, Any] = {"setting": wanted[trained.arm.name], "seed": seed}
             for method, classifier in guides.items():
                 logits, features = predict(classifier, trained.synthetic)
-                row[f"entropy_{method}"] = round(float(get_criterion("entropy")(logits, features, logits).mean()), 4)
+                row[f"entropy_{method}"] = round(float(entropy(logits, features, logits).mean()), 4)
             logits, features = predict(judge, trained.synthetic)
             row["judge_agreement"] = round(agreement(logits.numpy(), trained.synthetic.labels), 4)
             row["frechet_distance"] = round(frechet_distance(real.numpy(), features.numpy()), 3)

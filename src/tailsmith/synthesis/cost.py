@@ -46,7 +46,7 @@ def _measured(generator: str, config: SynthesisConfig) -> tuple[float | None, st
         return None, None
     guided, plain, dtype, where = SECONDS_PER_IMAGE[name]
     other = "" if config.dtype == dtype else f", not in {config.dtype} as here"
-    return guided if config.feedback_scale > 0 else plain, f"in {dtype}{other}, {where}"
+    return guided if config.feedback.scale > 0 else plain, f"in {dtype}{other}, {where}"
 
 
 def image_size(generator: str) -> int:

@@ -110,8 +110,6 @@ def check_generator(generator: str, class_names: Sequence[str], config: Synthesi
         raise ValueError(advice)
     if config.dtype not in DTYPES:
         raise ValueError(f"dtype should be one of {', '.join(DTYPES)}, got {config.dtype!r}")
-    if (size := config.feedback_decode_batch_size) is not None and size < 1:
-        raise ValueError(f"feedback_decode_batch_size should be at least 1, got {size}")
 
 
 def find_decoder(decoder: str, generator: str) -> Weights | None:
@@ -123,13 +121,13 @@ def find_decoder(decoder: str, generator: str) -> Weights | None:
             return Weights(Path(decoder))
         hub = HUB_ID.fullmatch(decoder)
         if hub is None:
-            raise ValueError(f"feedback_decoder should be own, tiny, a folder or a hub id, got {decoder!r}")
+            raise ValueError(f"feedback.decoder should be own, tiny, a folder or a hub id, got {decoder!r}")
         return Weights(None, hub[1], hub[2])
     beside = (generator_folder(generator) or Path()) / "tiny_decoder"
     known = preset(generator).tiny_decoder
     if not beside.is_dir() and not known:
         raise ValueError(
-            f"generator {generator!r} has no tiny decoder that tailsmith knows of; use feedback_decoder=own, or "
+            f"generator {generator!r} has no tiny decoder that tailsmith knows of; use feedback.decoder=own, or "
             "give the folder or hub id of an AutoencoderTiny for its latents"
         )
     return Weights(beside) if beside.is_dir() else Weights(None, known)

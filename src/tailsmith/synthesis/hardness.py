@@ -1,4 +1,6 @@
-"""The class Gaussians of a classifier on real images: fitted once, and kept beside what needs them."""
+"""The criteria of a plan, and what hardness needs for it: the class Gaussians of a classifier on real images, fitted
+once, and kept beside what needs them.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,17 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.files import write_atomically
 from tailsmith.guidance.class_gaussians import ClassGaussians, Features, fit_class_by_class
 from tailsmith.prediction import predict
+from tailsmith.synthesis.requests import Plan
 
 log = logging.getLogger(__name__)
 FILE = "hardness.safetensors"
+
+
+def planned_gaussians(plan: Plan, dataset: Dataset, classifier: Any, kept: Path) -> ClassGaussians | None:
+    """`class_gaussians`, where hardness is among a plan's criteria and somebody is there to ask."""
+    if classifier is None or not plan.has_hardness:
+        return None
+    return class_gaussians(dataset, classifier, kept)
 
 
 def class_gaussians(dataset: Dataset, classifier: Any, kept: Path | None = None) -> ClassGaussians:

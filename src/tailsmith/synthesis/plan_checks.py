@@ -13,10 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig, from_dict
 from tailsmith.data.dataset import Dataset
-from tailsmith.guidance.criteria import CRITERION_NAMES
-from tailsmith.guidance.feedback import check_options
+from tailsmith.guidance.config import CRITERION_NAMES, PER_IMAGE, check_feedback
 from tailsmith.synthesis.storage import Storage
 
 CONDITIONINGS = ("text", "image", "image+text")
@@ -138,6 +137,8 @@ def check_plan(table: pd.DataFrame, meta: Any) -> None:
             )
         _complain(name, str(kind), kind.wrong(values), table)
     _complain("request_id", "a name of its own", table["request_id"].duplicated().to_numpy(), table)
+    if len(guided := table[table["feedback_scale"] > 0]):
+        _check_steps(feedback_of(meta["synthesis"]), int(guided["num_inference_steps"].min()))
 
 
 def _complain(name: str, expected: str, wrong: Mask, table: pd.DataFrame) -> None:
@@ -166,9 +167,21 @@ def _check_meta(meta: Any) -> None:
             raise ValueError(f"its metadata should have a text as {key!r}, got {meta[key]!r}")
     if not isinstance(extends := meta.get("extends", []), list) or not all(isinstance(each, str) for each in extends):
         raise ValueError(f"its metadata should have 'extends' as a list of the hashes of plans, got {extends!r}")
-    settings = meta["synthesis"]
-    if settings.keys() == {each.name for each in fields(SynthesisConfig)}:  # others are of another version
-        check_settings(SynthesisConfig(**settings))
+    settings = meta["synthesis"].get("feedback", {})
+    if not isinstance(settings, dict):
+        raise ValueError(f"its metadata should have settings by name as synthesis.feedback, got {settings!r}")
+    if settings.keys() >= {each.name for each in fields(FeedbackConfig)} - set(PER_IMAGE):  # else of another version
+        feedback = feedback_of(meta["synthesis"])
+        _check_types(feedback, "feedback.")
+        check_feedback(feedback, "feedback.")
+
+
+def feedback_of(settings: Mapping[str, Any]) -> FeedbackConfig:
+    """The settings of pipeline calls in a plan's metadata, synthesis; criterion and scale are in its rows."""
+    known = {each.name for each in fields(FeedbackConfig)} - set(PER_IMAGE)
+    stored = settings.get("feedback", {})
+    feedback: FeedbackConfig = from_dict(FeedbackConfig, {name: stored[name] for name in known & stored.keys()})
+    return feedback
 
 
 # ----------------------------------------------------------------------------------------------------------
@@ -189,6 +202,7 @@ def check_settings(config: SynthesisConfig) -> None:
             "gives the generator's own"
         )
     _check_types(config)
+    _check_types(config.feedback, "feedback.")
     if config.conditioning not in CONDITIONINGS:
         raise ValueError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
     if config.conditioning_from not in ("group", "class"):
@@ -205,33 +219,15 @@ def check_settings(config: SynthesisConfig) -> None:
     if config.seed < 0:
         raise ValueError(f"seed should not be negative, got {config.seed}")
     Storage.of(vars(config))  # ValueError for what can't be
-    _check_feedback(config, config.num_inference_steps)
+    if config.seed > LARGEST:
+        raise ValueError(f"seed should be below 2^63, got {config.seed}")
+    check_feedback(config.feedback, "feedback.")
+    _check_steps(config.feedback, config.num_inference_steps)
 
 
-def _check_feedback(config: SynthesisConfig, steps: int) -> None:
-    for name in [config.criterion] if isinstance(config.criterion, str) else config.criterion:
-        if name not in CRITERION_NAMES:
-            raise ValueError(f"criterion should be one of {list(CRITERION_NAMES)}, got {name!r}")
-    if not isinstance(config.criterion, str):
-        weights = np.array(list(config.criterion.values()), dtype=float)
-        if not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
-            raise ValueError(f"weights of a criterion mixture should be positive, got {config.criterion}")
-    if not math.isfinite(config.feedback_scale) or config.feedback_scale < 0:
-        raise ValueError(f"feedback_scale should be finite and not negative, got {config.feedback_scale}")
-    if config.feedback_steps and max(config.feedback_steps) >= steps:
-        raise ValueError(
-            f"feedback_steps should be below num_inference_steps, {steps}; got {max(config.feedback_steps)}"
-        )
-    if config.feedback_decode_size is not None and config.feedback_decode_size < 1:
-        raise ValueError(f"feedback_decode_size should be at least 1 pixel, got {config.feedback_decode_size}")
-    check_options(
-        every=config.feedback_every,
-        steps=config.feedback_steps,
-        update=config.feedback_update,
-        prediction=config.feedback_prediction,
-        through=config.feedback_through,
-        views=config.feedback_views,
-    )
+def _check_steps(feedback: FeedbackConfig, steps: int) -> None:
+    if feedback.steps and max(feedback.steps) >= steps:
+        raise ValueError(f"feedback.steps should be below num_inference_steps, {steps}; got {max(feedback.steps)}")
 
 
 def _check_wording(config: SynthesisConfig, dataset: Dataset) -> None:
@@ -244,13 +240,13 @@ def _check_wording(config: SynthesisConfig, dataset: Dataset) -> None:
         raise ValueError(f"prompt may hold {{label}} and {{attribute}} only, got {config.prompt!r}") from error
 
 
-def _check_types(config: SynthesisConfig) -> None:
+def _check_types(config: SynthesisConfig | FeedbackConfig, where: str = "") -> None:
     """A dataclass takes whatever it is given; what passes here can be compared, and written as JSON."""
-    hints = get_type_hints(SynthesisConfig)
+    hints = get_type_hints(type(config))
     for name, value in vars(config).items():
         if not _fits(value, hints[name]):
             expected = getattr(hints[name], "__name__", str(hints[name])) if not get_args(hints[name]) else hints[name]
-            raise ValueError(f"{name} should be {expected}, got {value!r}")
+            raise ValueError(f"{where}{name} should be {expected}, got {value!r}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
 
+from tailsmith.config import SynthesisConfig
+from tailsmith.guidance.config import PER_IMAGE
 from tailsmith.synthesis.plan_checks import Number, Whole, request_columns
 from tailsmith.synthesis.storage import Storage
 
@@ -15,23 +18,29 @@ from tailsmith.synthesis.storage import Storage
 # has no image is zeros throughout for unCLIP.
 RENDERING = 2
 
-# Every setting of SynthesisConfig is in one of these six.
-IN_ROWS = (  # the requests hold what came of them
+# Every setting of SynthesisConfig but `feedback`, and every one of FeedbackConfig, is in one of these six. A plan's
+# requests hold what came of the first; the others are of a whole pipeline call, and stand in its metadata.
+IN_ROWS = (
     "conditioning", "conditioning_from", "embedding_dropout", "prompt", "display_names", "guidance_scale",
-    "num_inference_steps", "criterion", "feedback_scale", "shard_size", "seed",
+    "num_inference_steps", "shard_size", "seed", *PER_IMAGE,
 )  # fmt: skip
-BY_HASH = ("feedback_decoder",)
 OF_ALL = ("dtype",)
+BY_HASH = ("decoder",)
 OF_FEEDBACK = (  # they change the images of requests with feedback
-    "feedback_every", "feedback_steps", "feedback_update", "feedback_prediction", "feedback_through",
-    "feedback_decode_size", "feedback_reuse", "feedback_views",
+    "every", "steps", "update", "prediction", "through", "decode_size", "reuse", "views",
 )  # fmt: skip
 UNSAID = {"dtype": "fp32"}  # what plans meant before they said so
 STORED = ("store_size", "store_format", "store_quality")
-WITHOUT_EFFECT = ("feedback_checkpointing", "feedback_decode_batch_size")  # memory and time only
+WITHOUT_EFFECT = ("checkpointing", "decode_batch_size")  # memory and time only
 
 Parts = dict[str, str]  # what a user calls it -> its hash
 OF_ROWS = "requests"
+
+
+def per_call(config: SynthesisConfig) -> dict[str, Any]:
+    """The settings that a plan's metadata hold."""
+    feedback = {name: value for name, value in asdict(config.feedback).items() if name not in PER_IMAGE}
+    return {**{name: getattr(config, name) for name in (*OF_ALL, *STORED)}, "feedback": feedback}
 
 
 def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
@@ -41,13 +50,13 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
     its hash, and by its name where the plan has no hash.
     """
     guided = bool((table["feedback_scale"] > 0).any())
-    settings = meta["synthesis"] if guided else {}
-    decoder = meta.get("decoder_sha256") or settings.get("feedback_decoder")
+    feedback = meta["synthesis"].get("feedback", {}) if guided else {}
+    decoder = meta.get("decoder_sha256") or feedback.get("decoder")
     return {
         OF_ROWS: hash_of_rows(table),
         "class or attribute names": _hash([meta["class_names"], meta["attribute_names"]]),
         "precision": _hash({name: meta["synthesis"].get(name, UNSAID.get(name)) for name in OF_ALL}),
-        "feedback settings": _hash({name: settings.get(name) for name in OF_FEEDBACK}),
+        "feedback settings": _hash({f"feedback_{name}": feedback.get(name) for name in OF_FEEDBACK}),
         "stored size or format": _hash(Storage.of(meta["synthesis"]).effect()),
         "generator": _hash(meta.get("generator_sha256") or meta.get("generator")),
         "decoder": _hash(decoder if guided else None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tailsmith.classification.classifier import Classifier
 from tailsmith.config import SynthesisConfig
 from tailsmith.devices import chosen_dtype, dtype_name
 from tailsmith.synthesis.generators import decoder_hash, generator_folder, generator_hash, load_generator, located
-from tailsmith.synthesis.plan_identity import RENDERING
+from tailsmith.synthesis.plan_identity import RENDERING, per_call
 from tailsmith.synthesis.requests import Plan
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,12 @@ State = tuple[tuple[str, int, int, int], ...]  # name, size, time and number of 
 
 def planned_by(generator: str, config: SynthesisConfig, classifier: Any) -> dict[str, Any]:
     """What a plan's metadata says of who is to make its images."""
-    guided = config.feedback_scale > 0
+    guided = config.feedback.scale > 0
     return {
         "version": __version__,
         "generator": located(generator),
         "generator_sha256": hash_of(generator),
-        "decoder_sha256": decoder_hash(config.feedback_decoder, generator) if guided else None,
+        "decoder_sha256": decoder_hash(config.feedback.decoder, generator) if guided else None,
         "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
     }
 
@@ -108,7 +108,10 @@ def _file_state(path: Path) -> tuple[str, int, int, int]:
 
 def check_renderable(plan: Plan) -> None:
     """Raise ValueError for a plan that this version can't render as it was meant."""
-    if lacks := {each.name for each in fields(SynthesisConfig)} - set(plan.meta["synthesis"]):
+    settings, needed = plan.meta["synthesis"], per_call(SynthesisConfig())
+    lacks = needed.keys() - settings.keys()
+    lacks |= {f"feedback.{name}" for name in needed["feedback"].keys() - settings.get("feedback", {}).keys()}
+    if lacks:
         raise ValueError(f"this plan is of another version of tailsmith, it lacks {min(lacks)}; {NEW_PLAN}")
     if plan.meta.get("rendering", 1) != RENDERING:
         raise ValueError(
@@ -126,7 +129,7 @@ def really_by(plan: Plan, pipe: Any, classifier: Any) -> dict[str, str]:
         _check_generator(weights.generator, weights.sha256, plan.meta.get("generator_sha256"))
     decoder = None
     if plan.has_feedback:
-        name = plan.meta["synthesis"]["feedback_decoder"]
+        name = plan.feedback.decoder
         decoder = decoder_hash(name, plan.meta["generator"]) if name != "own" else None
         if (wanted := plan.meta.get("decoder_sha256")) is not None and decoder != wanted:
             raise ValueError(

@@ -16,6 +16,7 @@ from tailsmith.data.manifest import read_manifest, write_manifest
 from tailsmith.data.packed import write_packed
 from tailsmith.files import temporary_folder
 from tailsmith.guidance.class_gaussians import ClassGaussians
+from tailsmith.guidance.criteria import criterion_of
 from tailsmith.synthesis.claims import in_turn
 from tailsmith.synthesis.generators import load_decoder
 from tailsmith.synthesis.hardness import read_gaussians, write_gaussians
@@ -23,6 +24,7 @@ from tailsmith.synthesis.provenance import check_renderable, planned_pipe, reall
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shard_checks import shard_path, unsound
 from tailsmith.synthesis.shards import keep_plan
+from tailsmith.synthesis.storage import Storage
 from tailsmith.synthesis.worker import Worker
 
 Advance = Callable[[int], object]
@@ -35,12 +37,15 @@ def worker_of(
     check_renderable(plan)
     pipe = planned_pipe(plan, pipe)
     decoder = load_decoder(
-        plan.meta["synthesis"]["feedback_decoder"] if plan.has_feedback else "own",
+        plan.feedback.decoder if plan.has_feedback else "own",
         plan.meta["generator"],
         device=pipe._execution_device,  # under CPU offload pipe.device is where the weights wait
         dtype=pipe.dtype,
     )
-    return Worker(pipe, dataset.split("train"), classifier, gaussians, batch_size, decoder)
+    names = plan.table["criterion"].unique() if classifier is not None else ()
+    criteria = {name: criterion_of(name, classifier, gaussians) for name in names}
+    storage = Storage.of(plan.meta["synthesis"])
+    return Worker(pipe, dataset.split("train"), classifier, criteria, batch_size, decoder, storage)
 
 
 def render(
@@ -70,7 +75,7 @@ def _render_shard(
     worker: Worker, plan: Plan, number: int, out: Path, advance: Advance, made_by: dict[str, str]
 ) -> None:
     batches = []
-    for results in worker.render(plan.shard(number), plan.meta["synthesis"]):
+    for results in worker.render(plan.shard(number), plan.feedback):
         batches.append(results)
         advance(len(results))
     meta = {**made_by, "shard": str(number)}

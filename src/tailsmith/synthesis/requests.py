@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig, renamed
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.packed import reading
 from tailsmith.files import write_atomically
-from tailsmith.synthesis.plan_checks import REQUESTS, check_config, check_plan
-from tailsmith.synthesis.plan_identity import OF_ROWS, RENDERING, Parts, hash_of_rows, identity, identity_parts
+from tailsmith.synthesis.plan_checks import REQUESTS, check_config, check_plan, feedback_of
+from tailsmith.synthesis.plan_identity import (
+    OF_ROWS,
+    RENDERING,
+    Parts,
+    hash_of_rows,
+    identity,
+    identity_parts,
+    per_call,
+)
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
@@ -27,7 +35,7 @@ Hashes = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Plan:
-    """`table`: one request per row; `meta`: what all requests share (class names, configuration, hashes)."""
+    """`table`: one request per row; `meta`: what all requests share (class names, settings of a call, hashes)."""
 
     table: pd.DataFrame
     meta: dict[str, Any]
@@ -47,6 +55,11 @@ class Plan:
     @property
     def has_feedback(self) -> bool:
         return bool((self.table["feedback_scale"] > 0).any())
+
+    @property
+    def feedback(self) -> FeedbackConfig:
+        """The settings of its pipeline calls; criterion and scale are each request's own."""
+        return feedback_of(self.meta["synthesis"])
 
     def shard(self, number: int) -> pd.DataFrame:
         table, rows = self._by_shard
@@ -139,6 +152,8 @@ class Plan:
             meta = json.loads(stored)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path} is not a plan: its metadata is no JSON ({error}); make the plan again") from error
+        if isinstance(meta, dict) and isinstance(meta.get("synthesis"), dict):
+            meta["synthesis"] = renamed(meta["synthesis"])
         plan = Plan(rows, meta)
         try:
             plan.check()
@@ -186,12 +201,12 @@ def make_plan(
             "noise_seed": (seeds[2] >> np.uint64(1)).astype(np.int64),
             "guidance_scale": config.guidance_scale,
             "num_inference_steps": config.num_inference_steps,
-            "feedback_scale": config.feedback_scale,
-            "criterion": _criteria(config.criterion, seeds[3]),
+            "feedback_scale": config.feedback.scale,
+            "criterion": _criteria(config.feedback.criterion, seeds[3]),
         }
     )
     shared = {"class_names": list(dataset.class_names), "attribute_names": list(dataset.attribute_names)}
-    everything = {**shared, "synthesis": asdict(config), "rendering": RENDERING, **meta}
+    everything = {**shared, "synthesis": per_call(config), "rendering": RENDERING, **meta}
     return Plan(table, json.loads(json.dumps(everything)))  # as it will be read: tuples are lists
 
 

@@ -2,10 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from torch import Tensor
 from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.packed import location
-from tailsmith.guidance.class_gaussians import ClassGaussians
-from tailsmith.guidance.criteria import get_criterion, mixture
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.guidance.criteria import Criterion, criterion_of, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
 from tailsmith.randomness import noise_generator
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
@@ -54,28 +54,30 @@ class Worker:
     pipe: Any
     dataset: Dataset  # holds the conditioning images, by image_id
     classifier: Classifier | None  # None where no request has feedback
-    gaussians: ClassGaussians | None = None
+    criteria: Mapping[str, Criterion] = field(default_factory=dict)  # by name; what isn't there needs the guide alone
     batch_size: int = 64  # at first; halved where memory runs out
     decoder: torch.nn.Module | None = None  # shows the classifier x0-hat; None = the pipeline's own
+    storage: Storage = field(default_factory=Storage)
 
     def __post_init__(self) -> None:
         self._fitting = BatchSize(self.batch_size)
 
-    def render(self, requests: pd.DataFrame, settings: dict[str, Any]) -> Iterator[pd.DataFrame]:
+    def render(self, requests: pd.DataFrame, config: FeedbackConfig) -> Iterator[pd.DataFrame]:
         """Yield the requests batch by batch, with image (encoded), criterion_value, skipped_steps, retries, black and
         seconds.
 
-        A request's image doesn't depend on the others of its batch, nor on how many fit into memory.
+        `config`: of the pipeline calls; criterion and scale are each request's own. A request's image doesn't depend on
+        the others of its batch, nor on how many fit into memory.
         """
         requests = requests.reset_index(drop=True)
-        family = self._check(requests, settings)
+        family = self._check(requests, config)
         embeddings = self._conditioning_embeddings(requests, family)
         black: list[str] = []
         for run in _runs(requests):
 
             def make(rows: slice, run: pd.DataFrame = run) -> pd.DataFrame:
                 batch = run.iloc[rows]
-                return self._make(batch, embeddings[batch.index.tolist()], settings, family)
+                return self._make(batch, embeddings[batch.index.tolist()], config, family)
 
             for _, results in self._fitting.over(len(run), make, self.pipe.maybe_free_model_hooks):
                 black += results["request_id"][results["black"]].tolist()
@@ -86,20 +88,18 @@ class Worker:
                 *(len(black), len(requests), RETRIES, ", ".join(black[:5]) + (", ..." if len(black) > 5 else "")),
             )
 
-    def _check(self, requests: pd.DataFrame, settings: dict[str, Any]) -> Family:
+    def _check(self, requests: pd.DataFrame, config: FeedbackConfig) -> Family:
         """The pipeline's family; ValueError for requests that this worker lacks something for, before it samples."""
         family = family_of(self.pipe)
         check_conditioning(type(self.pipe).__name__, family, _conditionings(requests))
         guided = bool((requests["feedback_scale"] > 0).any())
         if guided and self.classifier is None:
             raise ValueError("the plan asks for feedback; give the classifier that guides")
-        if guided and self.decoder is None and settings["feedback_decoder"] != "own":
-            raise ValueError(
-                f"the plan looks through the decoder {settings['feedback_decoder']!r}; give the worker one"
-            )
+        if guided and self.decoder is None and config.decoder != "own":
+            raise ValueError(f"the plan looks through the decoder {config.decoder!r}; give the worker one")
         if self.classifier is not None:
-            for name in requests["criterion"].unique():
-                get_criterion(name, self.gaussians)
+            missing = [name for name in requests["criterion"].unique() if name not in self.criteria]
+            self.criteria = {**self.criteria, **{name: criterion_of(name, self.classifier) for name in missing}}
         return family
 
     def _conditioning_embeddings(self, requests: pd.DataFrame, family: Family) -> Tensor:
@@ -139,10 +139,10 @@ class Worker:
         free()  # under CPU offload the encoder would stay on the device
         return torch.cat(embedded)
 
-    def _make(self, batch: pd.DataFrame, embeddings: Tensor, settings: dict[str, Any], family: Family) -> pd.DataFrame:
+    def _make(self, batch: pd.DataFrame, embeddings: Tensor, config: FeedbackConfig, family: Family) -> pd.DataFrame:
         """The requests of one batch with their results; what shows nothing is made again with another seed."""
-        begin, storage = time.monotonic(), Storage.of(settings)
-        made = self._sample(batch, embeddings, settings, family)
+        begin = time.monotonic()
+        made = self._sample(batch, embeddings, config, family)
         retries = np.zeros(len(batch), dtype=np.int64)
         for attempt in range(1, RETRIES + 1):
             rows = np.flatnonzero(made.black)
@@ -150,10 +150,10 @@ class Worker:
                 break
             again = batch.iloc[rows]
             again = again.assign(noise_seed=[retry_seed(seed, attempt) for seed in again["noise_seed"].tolist()])
-            made.replace(rows, self._sample(again, embeddings[torch.from_numpy(rows)], settings, family))
+            made.replace(rows, self._sample(again, embeddings[torch.from_numpy(rows)], config, family))
             retries[rows] = attempt
         return batch.assign(
-            image=[storage.encode(image) for image in made.images],
+            image=[self.storage.encode(image) for image in made.images],
             criterion_value=self._criterion_values(batch, made.images),
             skipped_steps=made.skipped_steps,
             retries=retries,
@@ -161,10 +161,10 @@ class Worker:
             seconds=(time.monotonic() - begin) / len(batch),
         )
 
-    def _sample(self, batch: pd.DataFrame, embeddings: Tensor, settings: dict[str, Any], family: Family) -> Made:
+    def _sample(self, batch: pd.DataFrame, embeddings: Tensor, config: FeedbackConfig, family: Family) -> Made:
         """One pipeline call; every image has a generator of its own."""
         call = family.arguments(self.pipe, batch["prompt"].tolist(), embeddings, float(batch["guidance_scale"].iloc[0]))
-        with self._feedback(batch, settings) as record, family.around(self.pipe), torch.no_grad():
+        with self._feedback(batch, config) as record, family.around(self.pipe), torch.no_grad():
             images = self.pipe(
                 **call,
                 num_inference_steps=int(batch["num_inference_steps"].iloc[0]),
@@ -178,40 +178,33 @@ class Worker:
         levels = (torch.nan_to_num(images).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
         return Made(levels, black, skipped)
 
-    def _feedback(self, batch: pd.DataFrame, settings: dict[str, Any]) -> AbstractContextManager[FeedbackRecord]:
+    def _feedback(self, batch: pd.DataFrame, config: FeedbackConfig) -> AbstractContextManager[FeedbackRecord]:
         """The context of one pipeline call: feedback where a request asks for it."""
         if self.classifier is None or not bool((batch["feedback_scale"] > 0).any()):
             return nullcontext(FeedbackRecord())
         return feedback(
             self.pipe,
             self.classifier,
-            batch["criterion"].tolist(),
+            self._criteria_of(batch),
             batch["feedback_scale"].tolist(),
-            settings["feedback_every"],
             labels=batch["label"].tolist(),
-            steps=settings["feedback_steps"],
-            update=settings["feedback_update"],
-            prediction=settings["feedback_prediction"],
-            through=settings["feedback_through"],
+            config=config,
             decoder=self.decoder,
-            decode_size=settings["feedback_decode_size"],
-            decode_batch_size=settings.get("feedback_decode_batch_size"),
-            reuse=settings["feedback_reuse"],
-            checkpointing=settings["feedback_checkpointing"],
-            views=settings["feedback_views"],
-            gaussians=self.gaussians,
         )
+
+    def _criteria_of(self, batch: pd.DataFrame) -> list[Criterion]:
+        """One per request."""
+        return [self.criteria[name] for name in batch["criterion"]]
 
     @torch.no_grad()
     def _criterion_values(self, batch: pd.DataFrame, images: Tensor) -> list[float]:
         """The criterion of the finished images, NaN without a classifier."""
         if self.classifier is None:
             return [float("nan")] * len(batch)
-        names = batch["criterion"].tolist()
+        device = self.pipe._execution_device
+        labels = torch.as_tensor(batch["label"].to_numpy(copy=True), device=device)
         with evaluation_mode(self.classifier) if isinstance(self.classifier, torch.nn.Module) else nullcontext():
-            logits, features = self.classifier(images.to(self.pipe._execution_device).float() / 255)
-        labels = torch.as_tensor(batch["label"].to_numpy(copy=True), device=logits.device)
-        values: list[float] = mixture(names, self.gaussians)(logits, features, labels).tolist()
+            values: list[float] = mixture(self._criteria_of(batch))(images.to(device).float() / 255, labels).tolist()
         return values
 
 
