@@ -7,16 +7,16 @@ requests (seeds, prompts, conditioning images) for every scale.
 """
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tailsmith import stages
-from tailsmith.config import SynthesisConfig, TrainConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig, TrainConfig
 from tailsmith.data.embedded import CLASS_NAMES
 from tailsmith.files import write_json
 from tailsmith.guidance.class_gaussians import fit_class_gaussians
+from tailsmith.guidance.criteria import criterion_of
 from tailsmith.prediction import predict
 from tailsmith.synthesis.generators import EMBEDDED, load_generator
 from tailsmith.synthesis.presets import settled
@@ -37,16 +37,17 @@ def main() -> None:
     training = dataset.split("train")
     features = predict(guide, training).features
     gaussians = fit_class_gaussians(features.numpy(), training.labels, len(CLASS_NAMES))
-    worker = Worker(load_generator(), training, guide, gaussians)
+    criteria = {name: criterion_of(name, guide, gaussians) for name in arguments.criteria}
+    worker = Worker(load_generator(), training, guide, criteria)
     counts = np.bincount(np.arange(arguments.images) % len(CLASS_NAMES), minlength=len(CLASS_NAMES))
     print(f"{'criterion':12}" + "".join(f"{f'omega {scale:g}':>14}" for scale in SCALES) + "   rises")
     table = {}
     for criterion in arguments.criteria:
         means = []
         for scale in SCALES:
-            config = settled(replace(SynthesisConfig(), criterion=criterion, feedback_scale=scale), EMBEDDED)
+            config = settled(SynthesisConfig(feedback=FeedbackConfig(criterion=criterion, scale=scale)), EMBEDDED)
             plan = make_plan(dataset, counts, config, meta={})
-            values = [batch["criterion_value"] for batch in worker.render(plan.table, plan.meta["synthesis"])]
+            values = [batch["criterion_value"] for batch in worker.render(plan.table, plan.feedback)]
             means.append(float(np.concatenate(values).mean()))
         table[criterion] = {"means": means, "monotone": bool((np.diff(means) > 0).all())}
         print(

@@ -13,7 +13,6 @@ import argparse
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from transformers import (
 
 import tailsmith
 from tailsmith import devices
-from tailsmith.config import FitGeneratorConfig, StageConfig, SynthesisConfig, TrainConfig
+from tailsmith.config import FeedbackConfig, FitGeneratorConfig, StageConfig, SynthesisConfig, TrainConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.embedded import CLASS_NAMES
 from tailsmith.files import to_json, write_json
@@ -98,13 +97,13 @@ def embedded_world(classifier: Any, dataset: Dataset, quick: bool) -> dict[str, 
             counts = np.bincount(np.arange(batch) % len(CLASS_NAMES), minlength=len(CLASS_NAMES))
             row: dict[str, Any] = {}
             for scale in (0.0, OMEGA):
-                config = settled(replace(SynthesisConfig(), feedback_scale=scale, dtype=name), EMBEDDED)
+                config = settled(SynthesisConfig(dtype=name, feedback=FeedbackConfig(scale=scale)), EMBEDDED)
                 plan = make_plan(dataset, counts, config, meta={})
                 worker = Worker(pipe, dataset.split("train"), classifier, batch_size=batch)
                 made: list[Any] = []
 
                 def render(worker: Worker = worker, plan: Any = plan, made: list[Any] = made) -> None:
-                    made[:] = list(worker.render(plan.table, plan.meta["synthesis"]))
+                    made[:] = list(worker.render(plan.table, plan.feedback))
 
                 render()  # warm up
                 row["guided" if scale else "plain"] = {

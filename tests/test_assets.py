@@ -8,7 +8,7 @@ import torch
 
 from tailsmith import stages
 from tailsmith.classification.classifier import load_classifier
-from tailsmith.config import SynthesisConfig, TrainConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig, TrainConfig
 from tailsmith.data.images import Images
 from tailsmith.files import read_json
 from tailsmith.prediction import predict
@@ -55,9 +55,9 @@ def test_samples_show_what_the_prompt_names_and_feedback_raises_the_entropy(mini
     worker = Worker(mini, dataset.split("train"), guide)
     entropy = []
     for scale in (0.0, 0.04):
-        config = SynthesisConfig(guidance_scale=2.0, num_inference_steps=15, feedback_scale=scale)
+        config = SynthesisConfig(guidance_scale=2.0, num_inference_steps=15, feedback=FeedbackConfig(scale=scale))
         plan = make_plan(dataset, np.full(10, 4), config, meta={})
-        (results,) = worker.render(plan.table, plan.meta["synthesis"])
+        (results,) = worker.render(plan.table, plan.feedback)
         entropy.append(results["criterion_value"].mean())
         if scale == 0:
             from tailsmith.synthesis.worker import synthetic_dataset

@@ -230,7 +230,7 @@ def test_a_class_without_a_training_image(tmp_path: Path, generator: str, capsys
 
 def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> None:
     config = tmp_path / "run.yaml"
-    config.write_text(yaml.safe_dump({"synthesis": {"feedback_scal": 0.1}}))
+    config.write_text(yaml.safe_dump({"synthesis": {"feedback": {"scal": 0.1}}}))
     line = refused(capsys, "run", "--data", pets, "--out", tmp_path / "run", "--config", config)
     assert "unknown key 'synthesis.feedback_scal', did you mean synthesis.feedback_scale" in line
     assert "`tailsmith run --help` lists all" in line
@@ -261,7 +261,7 @@ def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> Non
             ("mixed.stage_two.epochs should be int | None, got 'x'",),
         ),
         (["grid", "d", "--out", "o", "--dropouts", "a"], ("dropouts should be a list of float, got 'a'",)),
-        (["plan", "d", "--synthesis.feedback_steps=a"], ("feedback_steps should be a list of int | None, got",)),
+        (["plan", "d", "--synthesis.feedback_steps=a"], ("feedback.steps should be a list of int | None, got",)),
         (["run", "photos", "--out", "o"], ("unrecognized arguments: photos, did you mean --data photos?",)),
         (["reproduce", "f", "--out", "o", "--results", "r"], ("fashion-groups, feedback-sweep, got 'f'",)),
         (["run", "--out", "o", "--real.steps=-1"], ("steps should be above 0, got -1",)),
@@ -370,7 +370,7 @@ def test_settings_that_every_arm_replaces(
     [
         ("--synthesis.criterion=novelty", "criterion should be one of ['entropy', 'loss', 'hardness'], got 'novelty'"),
         ('--synthesis.criterion={"entropy": 1, "novelty": 1}', "criterion should be one of"),
-        ("--synthesis.feedback_scale=-1", "feedback_scale should be finite and not negative, got -1"),
+        ("--synthesis.feedback_scale=-1", "feedback.scale should be finite and not negative, got -1"),
         ("--synthesis.prompt={colour} {label}", "prompt may hold {label} and {attribute} only"),
         ("--synthesis.conditioning=sound", "conditioning should be one of"),
         ("--target={'dog': 2}", "target 2 for 'dog' is below its current count 3; tailsmith only adds images"),

@@ -21,6 +21,7 @@ from folders import write_folder
 from tailsmith import experiment, stages
 from tailsmith.cli import COMMANDS, build_parser, main
 from tailsmith.config import (
+    FeedbackConfig,
     FitGeneratorConfig,
     RunConfig,
     SearchConfig,
@@ -132,6 +133,11 @@ def accuracy(overall: float) -> dict[str, Any]:
     }
 
 
+def fed(**settings: Any) -> dict[str, SynthesisConfig]:
+    """A run's settings with these of feedback."""
+    return {"synthesis": SynthesisConfig(feedback=FeedbackConfig(**settings))}
+
+
 def run_config(called: Called, *argv: str) -> RunConfig:
     assert main(["run", *argv]) == 0
     config: RunConfig = called["run"][0]
@@ -143,12 +149,17 @@ def run_config(called: Called, *argv: str) -> RunConfig:
     [
         ([], {}),
         (["--real.steps", "300"], {"real": TrainConfig(steps=300)}),
-        (["--synthesis.feedback_scale", "0.05"], {"synthesis": SynthesisConfig(feedback_scale=0.05)}),
-        (["--synthesis.feedback-scale=0.05"], {"synthesis": SynthesisConfig(feedback_scale=0.05)}),
+        (["--synthesis.feedback_scale", "0.05"], fed(scale=0.05)),
+        (["--synthesis.feedback-scale=0.05"], fed(scale=0.05)),
         (["--synthesis.prompt", "{label} in"], {"synthesis": SynthesisConfig(prompt="{label} in")}),
-        (["--synthesis.criterion", '{"loss": 0.5}'], {"synthesis": SynthesisConfig(criterion={"loss": 0.5})}),
-        (["--synthesis.feedback-steps", "0,5,10"], {"synthesis": SynthesisConfig(feedback_steps=(0, 5, 10))}),
-        (["--synthesis.feedback-steps=[3]"], {"synthesis": SynthesisConfig(feedback_steps=(3,))}),
+        (["--synthesis.feedback.scale", "0.05"], fed(scale=0.05)),
+        (["--synthesis.feedback.scale=0.05"], fed(scale=0.05)),
+        (["--synthesis.feedback.decode-size=8"], fed(decode_size=8)),
+        (["--synthesis.feedback.reuse"], fed(reuse=True)),
+        (["--synthesis.feedback_reuse"], fed(reuse=True)),
+        (["--synthesis.criterion", '{"loss": 0.5}'], fed(criterion={"loss": 0.5})),
+        (["--synthesis.feedback-steps", "0,5,10"], fed(steps=(0, 5, 10))),
+        (["--synthesis.feedback-steps=[3]"], fed(steps=(3,))),
         (["--synthesis.feedback_steps", "null"], {}),
         (["--target", '{"sandal": 250}'], {"target": {"sandal": 250}}),
         (["--target.t-shirt", "250"], {"target": {"t-shirt": 250}}),
@@ -179,11 +190,13 @@ def test_a_config_file_and_options_after_it(called: Called, tmp_path: Path) -> N
     path = tmp_path / "run.yaml"
     path.write_text(yaml.safe_dump({"target": 9, "synthesis": {"feedback_scale": 0.1, "seed": 4}}))
     config = run_config(called, "--out", str(tmp_path), "--config", str(path), "--synthesis.seed", "5")
-    assert config == RunConfig(target=9, synthesis=SynthesisConfig(feedback_scale=0.1, seed=5))
+    assert config == RunConfig(target=9, synthesis=SynthesisConfig(seed=5, feedback=FeedbackConfig(scale=0.1)))
 
 
 def test_the_config_of_a_run_directory_is_a_config_file(called: Called, tmp_path: Path) -> None:
-    expected = RunConfig(target={"cat": 9}, arms=("erm", "text"), synthesis=SynthesisConfig(feedback_steps=(1, 2)))
+    expected = RunConfig(
+        target={"cat": 9}, arms=("erm", "text"), synthesis=SynthesisConfig(feedback=FeedbackConfig(steps=(1, 2)))
+    )
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(to_dict(expected)))
     assert run_config(called, "--out", str(tmp_path), "--config", str(path)) == expected
@@ -548,7 +561,7 @@ def test_cost_of_a_folder_takes_its_image_size(generator: Path) -> None:
 
 def test_a_known_speed_says_where_it_was_measured_and_a_given_one_does_not() -> None:
     def told(seconds: float | None, **settings: Any) -> str:
-        spent = cost(1000, "sd2.1-unclip", seconds, SynthesisConfig(**settings))
+        spent = cost(1000, "sd2.1-unclip", seconds, from_dict(SynthesisConfig, settings))
         return plan_text({"target": 1300, "per": "class", "to_add": {}, **spent})
 
     known = told(None)

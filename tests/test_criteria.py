@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tailsmith.guidance import criteria
 from tailsmith.guidance.class_gaussians import fit_class_by_class, fit_class_gaussians
-from tailsmith.guidance.criteria import get_criterion, hardness, mixture
+from tailsmith.guidance.criteria import Scored, criterion_of, hardness, mixture, score_of
 
 NUM_CLASSES, DIMENSIONS = 4, 5
 
@@ -196,10 +196,43 @@ def test_a_mixture_gives_each_image_its_own_criterion(batch):
     logits, features, labels = batch
     gaussians = fit_class_gaussians(*real_features([9, 9, 9, 9]), NUM_CLASSES)
     names = ["entropy", "loss", "hardness", "loss", "entropy", "hardness", "entropy"]
-    values = mixture(names, gaussians)(logits, features, labels)
+    asked = []
+
+    def classifier(images):
+        asked.append(len(images))
+        return images, features
+
+    of = {name: criterion_of(name, classifier, gaussians) for name in set(names)}
+    values = mixture([of[name] for name in names])(logits, labels)
+    assert asked == [7]  # once, about all
     for image, name in enumerate(names):
-        alone = get_criterion(name, gaussians)(logits, features, labels)[image]
+        alone = score_of(name, gaussians)(logits, features, labels)[image]
         torch.testing.assert_close(values[image], alone)
+
+
+def test_a_mixture_of_criteria_that_ask_others_asks_each_about_its_own_images(batch):
+    logits, _, labels = batch
+    asked = []
+
+    def answering(which):
+        def classifier(images):
+            asked.append((which, images[:, 0].tolist()))
+            return images * which, images
+
+        return classifier
+
+    def brightness(images, labels):
+        asked.append((0, images[:, 0].tolist()))
+        return images.mean(dim=1) + labels
+
+    criteria_of = [criterion_of("loss", answering(1)), criterion_of("loss", answering(2)), brightness]
+    which = [0, 1, 2, 2, 1, 0, 1]
+    values = mixture([criteria_of[each] for each in which])(logits, labels)
+    own = {number: [row for row in range(7) if which[row] == number] for number in range(3)}
+    assert asked == [(k, logits[own[n], 0].tolist()) for n, k in ((0, 1), (1, 2), (2, 0))]
+    for image, number in enumerate(which):
+        alone = criteria_of[number](logits[image : image + 1], labels[image : image + 1])
+        torch.testing.assert_close(values[image], alone[0])
 
 
 def test_in_a_mixture_one_criterions_infinite_slope_does_not_reach_the_others_images(batch):
@@ -209,28 +242,47 @@ def test_in_a_mixture_one_criterions_infinite_slope_does_not_reach_the_others_im
     def root(logits, features, labels):
         return (features * 0).sum(1).sqrt()  # slope 0 * inf = NaN at zero
 
-    values = mixture(["loss", root, "entropy"] + ["loss"] * 4)(logits + features[:, :1], features, labels)
+    of = {each: criterion_of(each, lambda images: (images, features)) for each in ("loss", root, "entropy")}
+    same = Scored(of["loss"].classifier, criteria.entropy)  # whom "loss" asks
+    chosen = [of["loss"], Scored(same.classifier, root), same] + [of["loss"]] * 4
+    values = mixture(chosen)(logits + features[:, :1], labels)
     (gradient,) = torch.autograd.grad(values.sum(), features)
     assert torch.isfinite(gradient).all(dim=1).tolist() == [True, False] + [True] * 5
 
 
 def test_a_mixture_of_another_length_than_the_batch(batch):
     with pytest.raises(ValueError, match="mixture of 2 criteria was given 7 images"):
-        mixture(["loss", "entropy"])(*batch)
+        mixture([criterion_of(name, lambda images: batch[:2]) for name in ("loss", "entropy")])(batch[0], batch[2])
 
 
 def test_unknown_criterion_names_the_known_ones():
     with pytest.raises(ValueError, match=r"one of \['entropy', 'loss', 'hardness'\].*got 'entrpoy'"):
-        get_criterion("entrpoy")
+        score_of("entrpoy")
 
 
 def test_hardness_needs_gaussians():
     with pytest.raises(ValueError, match="'hardness' needs gaussians=fit_class_gaussians"):
-        get_criterion("hardness")
+        criterion_of("hardness", lambda images: (images, images))
 
 
-def test_a_users_function_is_used_as_it_is():
+def test_a_users_function_of_an_answer_or_of_images_is_used_as_it_is(batch):
+    logits, features, labels = batch
+
+    def classifier(images):
+        return images, features
+
     def mine(logits, features, labels):
-        return logits[:, 0]
+        return logits[:, 0] + features[:, 0] + labels
 
-    assert get_criterion(mine) is mine
+    class Module(torch.nn.Module):
+        def forward(self, images, labels):
+            return images[:, 0] * labels
+
+    def closed_over(images, labels, temperature=2.0):
+        return images[:, 0] / temperature
+
+    assert criterion_of(closed_over, classifier) is closed_over
+    torch.testing.assert_close(criterion_of(mine, classifier)(logits, labels), mine(logits, features, labels))
+    any_number = criterion_of(lambda *answer: answer[0][:, 0] + answer[1][:, 0] + answer[2], classifier)
+    torch.testing.assert_close(any_number(logits, labels), mine(logits, features, labels))
+    assert isinstance(criterion_of(Module(), classifier), Module)

@@ -5,7 +5,7 @@ import pytest
 from diffusers import AutoencoderTiny
 
 from tailsmith import stages
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig, from_dict
 from tailsmith.synthesis.generators import load_decoder
 from tiny import CLASSES, TinyClassifier, tiny_dataset, tiny_pipeline
 
@@ -35,7 +35,7 @@ def test_the_embedded_generator_has_one():
 
 def test_a_generator_without_one(tmp_path):
     tiny_pipeline().save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has no tiny decoder.*use feedback_decoder=own, or give"):
+    with pytest.raises(ValueError, match=r"has no tiny decoder.*use feedback.decoder=own, or give"):
         load_decoder("tiny", str(tmp_path))
 
 
@@ -48,7 +48,7 @@ def test_one_that_can_not_be_reached(monkeypatch):
 def test_a_plan_looks_through_its_decoder(generator, tmp_path):
     dataset, images = tiny_dataset(), {}
     for decoder in ("own", "tiny"):
-        config = SynthesisConfig(num_inference_steps=4, feedback_scale=0.05, feedback_every=2, feedback_decoder=decoder)
+        config = SynthesisConfig(num_inference_steps=4, feedback=FeedbackConfig(scale=0.05, every=2, decoder=decoder))
         plan = stages.plan(dataset, 6, config=config, generator=str(generator))
         made = stages.synthesize(plan, dataset, tmp_path / decoder, classifier=TinyClassifier())
         images[decoder] = np.stack([np.asarray(made.image(row)) for row in range(len(made))]).astype(int)
@@ -61,7 +61,7 @@ def test_a_plan_holds_to_the_decoder_it_was_made_for(generator, tmp_path):
     blocks = {"encoder_block_out_channels": (8, 8, 8), "decoder_block_out_channels": (8, 8, 8)}
     counts = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
     AutoencoderTiny(latent_channels=4, **blocks, **counts).save_pretrained(decoder)
-    config = SynthesisConfig(num_inference_steps=1, feedback_decoder=str(decoder))
+    config = SynthesisConfig(num_inference_steps=1, feedback=FeedbackConfig(decoder=str(decoder)))
     plan = stages.plan(tiny_dataset(), 6, config=config, generator=str(generator))
     AutoencoderTiny(latent_channels=4, **blocks, **counts).save_pretrained(decoder)
     with pytest.raises(ValueError, match=r"decoder .* is not the one the plan was made for .*make a new plan"):
@@ -73,7 +73,7 @@ def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_pat
     monkeypatch.setattr(type(pipe), "device", "meta")  # under CPU offload: where the weights wait
     load = "tailsmith.synthesis.rendering.load_decoder"
     monkeypatch.setattr(load, lambda *_, device, dtype: devices.append(str(device)))
-    config = SynthesisConfig(num_inference_steps=1, feedback_scale=0.0)
+    config = SynthesisConfig(num_inference_steps=1, feedback=FeedbackConfig(scale=0.0))
     plan = stages.plan(dataset, 6, config=config, generator=str(generator))
     monkeypatch.setattr(type(pipe), "_execution_device", "cpu")
     stages.synthesize(plan, dataset, tmp_path, pipe=pipe)
@@ -83,12 +83,12 @@ def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"feedback_decode_size": 0}, "feedback_decode_size should be at least 1 pixel, got 0"),
-        ({"feedback_steps": (0, 30)}, "feedback_steps should be below num_inference_steps, 30; got 30"),
-        ({"feedback_decoder": "tinyy"}, "feedback_decoder should be own, tiny, a folder or a hub id, got 'tinyy'"),
+        ({"feedback_decode_size": 0}, "feedback.decode_size should be at least 1 pixel, got 0"),
+        ({"feedback_steps": (0, 30)}, "feedback.steps should be below num_inference_steps, 30; got 30"),
+        ({"feedback_decoder": "tinyy"}, "feedback.decoder should be own, tiny, a folder or a hub id, got 'tinyy'"),
         ({"feedback_through": "unet"}, "through should be one of"),
     ],
 )
 def test_settings_that_can_not_work_are_refused_in_the_plan(changes, message):
     with pytest.raises(ValueError, match=message):
-        stages.plan(tiny_dataset(), 6, config=SynthesisConfig(**changes))
+        stages.plan(tiny_dataset(), 6, config=from_dict(SynthesisConfig, changes))

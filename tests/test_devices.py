@@ -17,7 +17,7 @@ from tailsmith.classification import stage_run
 from tailsmith.classification.classifier import on_accelerator, wrap_classifier
 from tailsmith.classification.train_config import TrainConfig
 from tailsmith.cli import main
-from tailsmith.config import FitGeneratorConfig, StageConfig, SynthesisConfig
+from tailsmith.config import FeedbackConfig, FitGeneratorConfig, StageConfig, SynthesisConfig
 from tailsmith.devices import chosen_device, chosen_dtype, has_bf16_arithmetic, use
 from tailsmith.synthesis.fit_generator import recipe
 from tailsmith.synthesis.fit_generator.autoencoder import autoencoder_loss, create_autoencoder
@@ -236,7 +236,7 @@ def test_another_precision_makes_slightly_other_images(generator: Path) -> None:
 
 
 def test_a_pipe_in_another_precision_than_planned_is_refused(generator: Path, tmp_path: Path) -> None:
-    config = SynthesisConfig(feedback_scale=0.0, num_inference_steps=2, dtype="bf16")
+    config = SynthesisConfig(num_inference_steps=2, dtype="bf16", feedback=FeedbackConfig(scale=0.0))
     plan = stages.plan(DATASET, 6, config=config, generator=str(generator))
     with pytest.raises(
         ValueError, match="plan is for a generator in bf16, this pipe is in fp32; plan with dtype='fp32'"

@@ -12,7 +12,7 @@ import torch
 from rendering import DATASET, largest_difference
 from tailsmith import stages
 from tailsmith.classification.classifier import load_classifier
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.decoding import Decoding
 from tailsmith.data.manifest import read_manifest, write_manifest
@@ -23,9 +23,8 @@ from test_bad_input import save_classifier
 from tiny import TinyClassifier, tiny_pipeline
 
 CONFIG = SynthesisConfig(
-    criterion={"entropy": 0.5, "hardness": 0.5},
+    feedback=FeedbackConfig(criterion={"entropy": 0.5, "hardness": 0.5}, every=2),
     num_inference_steps=4,
-    feedback_every=2,
     guidance_scale=2.0,
     shard_size=3,
 )

@@ -22,6 +22,7 @@ from tailsmith import stages
 from tailsmith.arms import ARMS, Arm, arm_of
 from tailsmith.cli import main
 from tailsmith.config import (
+    FeedbackConfig,
     RunConfig,
     SearchConfig,
     SynthesisConfig,
@@ -65,7 +66,9 @@ def small(world: dict[str, str], **changes: object) -> RunConfig:
         target=12,
         real=training,
         mixed=replace(training, method="balanced_softmax", resampling="half_and_half"),
-        synthesis=SynthesisConfig(num_inference_steps=6, guidance_scale=2.0, shard_size=4, feedback_scale=0.05),
+        synthesis=SynthesisConfig(
+            num_inference_steps=6, guidance_scale=2.0, shard_size=4, feedback=FeedbackConfig(scale=0.05)
+        ),
         study_scales=(0.0, 0.05),
     )
     return replace(config, **changes)  # type: ignore[arg-type]
@@ -133,7 +136,9 @@ def test_a_generator_that_takes_text_alone_is_studied_on_text_alone(world, tmp_p
 
     tiny_sd15().save_pretrained(tmp_path / "sd15")
     config = small(world, generator=str(tmp_path / "sd15"), arms=("erm", "text"))
-    config = replace(config, synthesis=replace(config.synthesis, feedback_scale=0.03))  # no arm uses another
+    config = replace(
+        config, synthesis=replace(config.synthesis, feedback=FeedbackConfig(scale=0.03))
+    )  # no arm uses another
     with pytest.raises(ValueError, match=r"can't be conditioned on 'image\+text', only on text"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -165,7 +170,9 @@ def test_what_changes_no_result_may_be_another_one(world, finished, tmp_path):
         skip_corrupt=True,
         max_megapixels=50.0,
         real=replace(config.real, checkpoint_every=7),
-        synthesis=replace(config.synthesis, feedback_checkpointing=True, feedback_decode_batch_size=2),
+        synthesis=replace(
+            config.synthesis, feedback=replace(config.synthesis.feedback, checkpointing=True, decode_batch_size=2)
+        ),
     )
     run(other, folder)
     assert RunDirectory(folder).config() == other
@@ -191,7 +198,9 @@ def test_before_there_are_plans_a_generator_is_known_by_its_weights_or_not_at_al
 
 def quick(world: dict[str, str], **changes: object) -> RunConfig:
     """Two arms, few samples."""
-    synthesis = SynthesisConfig(num_inference_steps=2, shard_size=64, feedback_scale=0.0, conditioning="text")
+    synthesis = SynthesisConfig(
+        num_inference_steps=2, shard_size=64, conditioning="text", feedback=FeedbackConfig(scale=0.0)
+    )
     return small(world, **{"arms": ("erm", "text"), "study_scales": (), "synthesis": synthesis, **changes})
 
 
@@ -346,7 +355,7 @@ def test_what_can_not_work_is_refused_before_anything_is_written(world, tmp_path
         ({"target": 1}, "nothing to add"),
         ({"synthesis": SynthesisConfig(embedding_dropout=2)}, "embedding_dropout should be within 0..1"),
         ({"per": "group", "target": {"bag in mud": 3}}, "which is not one of"),
-        ({"study_scales": (0.0, -1.0)}, "feedback_scale should be finite and not negative, got -1.0"),
+        ({"study_scales": (0.0, -1.0)}, "feedback.scale should be finite and not negative, got -1.0"),
     ):
         with pytest.raises(ValueError, match=message):
             run(small(world, **changes), tmp_path / "run")
@@ -377,7 +386,7 @@ def test_arms_are_methods_sets_and_both():
 
 def test_sets_of_ones_own_change_some_settings():
     config = RunConfig(arms=("erm", "strong"), sets={"strong": {"feedback_scale": 0.5, "feedback_steps": [0, 2]}})
-    assert sets_of(config) == {"strong": replace(config.synthesis, feedback_scale=0.5, feedback_steps=(0, 2))}
+    assert sets_of(config) == {"strong": replace(config.synthesis, feedback=FeedbackConfig(scale=0.5, steps=(0, 2)))}
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
     check_settled(config)
     for changes, message in (

@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
+from tailsmith.config import FeedbackConfig
 from tailsmith.guidance import criteria
 from tailsmith.guidance.class_gaussians import fit_class_gaussians
 from tailsmith.guidance.feedback import Skip, feedback
@@ -184,18 +185,64 @@ def test_latent_update_is_the_helper_functions_in_a_row(pipe, classifier):
     torch.testing.assert_close(after - before, shift / at.signal)
 
 
+# ---- settings as one, and as keywords; criteria that ask others ----
+
+
+def test_the_settings_passed_whole_are_those_of_the_short_form(pipe, classifier):
+    config = FeedbackConfig("loss", 0.02, steps=(0, 3), update="latent", through="decoder", views=2)
+    with feedback(pipe, classifier, config=config, labels=LABELS) as whole:
+        images = sample(pipe)
+    short = {"steps": [0, 3], "through": "decoder", "views": 2}
+    with feedback(pipe, classifier, "loss", 0.02, labels=LABELS, **short) as spelled:
+        assert torch.equal(sample(pipe), images)
+    assert {step: values.tolist() for step, values in whole.values.items()} == {
+        step: values.tolist() for step, values in spelled.values.items()
+    }
+    with feedback(pipe, classifier, config=config, scale=0, labels=LABELS) as off:  # a keyword wins
+        assert not torch.equal(sample(pipe), images)
+    assert off.last is None
+
+
+def test_what_is_no_setting_or_belongs_to_a_plan_is_refused(pipe, classifier):
+    with pytest.raises(TypeError, match="scael"), feedback(pipe, classifier, scael=1, labels=LABELS):
+        pytest.fail("the block was entered")
+    for config, message in (
+        (FeedbackConfig(decoder="tiny"), r"look through the decoder 'tiny'; give that module as decoder="),
+        (FeedbackConfig(criterion={"loss": 1.0}), "a mixture of criteria is drawn from by a plan"),
+    ):
+        with pytest.raises(ValueError, match=message), feedback(pipe, classifier, config=config, labels=LABELS):
+            pytest.fail("the block was entered")
+
+
+def test_a_criterion_of_images_asks_whom_it_likes_and_who_is_asked_is_frozen(pipe, classifier):
+    other = TinyClassifier(seed=7).train()
+    committee = criteria.criterion_of("entropy", other)
+
+    def disagreement(images, labels):
+        return committee(images, labels) + criteria.criterion_of("entropy", classifier)(images, labels)
+
+    seen = []
+    other.register_forward_hook(lambda module, inputs, output: seen.append((module.training, output[0].requires_grad)))
+    with feedback(pipe, classifier, [committee, committee, disagreement], 0.02, labels=LABELS, steps=[2]) as record:
+        sample(pipe)
+    assert seen == [(False, True), (True, True)]  # what a function asks is its own affair
+    assert other.training and all(weight.requires_grad for weight in other.parameters())
+    assert len(record.last) == 3
+
+
 # ---- it does what it is for ----
 
 
 @pytest.mark.parametrize("name", ["entropy", "loss", "hardness", "users"])
 def test_the_criterion_of_finished_images_rises_with_the_scale(name, pipe, classifier, gaussians):
-    criterion = largest_logit if name == "users" else name
-    function = largest_logit if name == "users" else criteria.get_criterion(name, gaussians)
+    function = largest_logit if name == "users" else criteria.score_of(name, gaussians)
+    criterion = criteria.criterion_of(name, classifier, gaussians) if name == "hardness" else function
+    criterion = name if name in ("entropy", "loss") else criterion
     seeds = range(24)
     labels = [seed % 3 for seed in seeds]
     means = []
     for scale in (0.0, 0.005, 0.01, 0.02):
-        with feedback(pipe, classifier, criterion, scale, 2, labels=labels, gaussians=gaussians):
+        with feedback(pipe, classifier, criterion, scale, 2, labels=labels):
             images = sample(pipe, seeds)
         means.append(finished_values(classifier, images, function, labels).mean().item())
     assert means == sorted(means), means

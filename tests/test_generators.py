@@ -14,7 +14,7 @@ from folders import write_folder
 from rendering import DATASET, largest_difference, render, tiny_plan
 from tailsmith import experiment, stages
 from tailsmith.cli import main
-from tailsmith.config import RunConfig, SynthesisConfig
+from tailsmith.config import FeedbackConfig, RunConfig, SynthesisConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.files import sha256_folder
 from tailsmith.grid import draw_grids
@@ -276,9 +276,9 @@ def test_a_generator_in_a_relative_folder_is_found_from_anywhere(folder, monkeyp
         assert located(given) == str(there)
     assert located_decoder("unet") == str(folder / "unet")
     assert [located_decoder(name) for name in ("own", "tiny", "owner/name")] == ["own", "tiny", "owner/name"]
-    config = SynthesisConfig(conditioning="text", feedback_decoder="unet", num_inference_steps=2)
+    config = SynthesisConfig(conditioning="text", num_inference_steps=2, feedback=FeedbackConfig(decoder="unet"))
     meta = stages.plan(DATASET, 6, config=config, generator=".").meta
-    assert (meta["generator"], meta["synthesis"]["feedback_decoder"]) == (str(folder), str(folder / "unet"))
+    assert (meta["generator"], meta["synthesis"]["feedback"]["decoder"]) == (str(folder), str(folder / "unet"))
     monkeypatch.chdir(folder.parent)
     assert generator_hash(meta["generator"]) == meta["generator_sha256"]
 

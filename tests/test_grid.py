@@ -17,7 +17,7 @@ from PIL import Image
 from rendering import encoded_images
 from tailsmith import stages
 from tailsmith.cli import main
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.data.decoding import WHOLE_16, Decoding, decode
 from tailsmith.data.packed import write_packed
 from tailsmith.grid import Drawn, _picture, draw_grids
@@ -40,7 +40,7 @@ CONFIG = GridConfig(
     dropouts=(0.0, 0.5),
     seeds=(3, 5),
     num_inference_steps=3,
-    synthesis=SynthesisConfig(feedback_every=2, feedback_scale=0.02, embedding_dropout=0.3),
+    synthesis=SynthesisConfig(embedding_dropout=0.3, feedback=FeedbackConfig(every=2, scale=0.02)),
 )
 SMALL = replace(CONFIG, classes=("bag",), seeds=(3,), criteria=("loss",), guidance_scales=(2.0,))
 
@@ -108,10 +108,8 @@ def test_a_cell_is_the_first_request_of_a_plan_with_its_settings(classifier: Any
             embedding_dropout=row["embedding_dropout"],
             guidance_scale=row["guidance_scale"],
             num_inference_steps=3,
-            criterion=row["criterion"],
-            feedback_scale=row["feedback_scale"],
-            feedback_every=2,
             seed=3,
+            feedback=FeedbackConfig(criterion=row["criterion"], scale=row["feedback_scale"], every=2),
         )
         wanted = np.eye(3, dtype=np.int64)[row["label"]]
         plan = make_plan(DATASET, wanted, config, meta={})
@@ -265,13 +263,13 @@ def test_an_image_that_shows_nothing_stays_in_its_cell(pipe: Any, classifier: An
         ({"conditionings": ("words",)}, r"conditioning should be one of .* got 'words'"),
         ({"guidance_scales": (1.0, -2.0)}, r"guidance_scales should be finite and not negative, got -2"),
         ({"guidance_scales": (float("nan"),)}, "guidance_scales should be finite"),
-        ({"feedback_scales": (0.0, -0.1)}, r"feedback_scale should be finite and not negative, got -0.1"),
+        ({"feedback_scales": (0.0, -0.1)}, r"feedback.scale should be finite and not negative, got -0.1"),
         ({"feedback_scales": (0.1, 0.1)}, r"feedback_scales should name each once, got \[0.1, 0.1\]"),
         ({"dropouts": (0.0, 1.5)}, r"embedding_dropout should be within 0..1, got 1.5"),
         ({"seeds": (-1,)}, "seed should not be negative, got -1"),
         ({"seeds": ()}, "seeds should name at least one"),
         ({"num_inference_steps": 0}, "num_inference_steps and shard_size should be at least 1, got 0"),
-        ({"synthesis": SynthesisConfig(feedback_every=0)}, "every should be at least 1"),
+        ({"synthesis": SynthesisConfig(feedback=FeedbackConfig(every=0))}, "every should be at least 1"),
         ({"synthesis": SynthesisConfig(prompt="{klass}")}, r"prompt may hold \{label\}"),
     ],
 )
@@ -570,7 +568,7 @@ def test_options_become_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         conditionings=("image+text",),
         dropouts=(0.0,),
         num_inference_steps=7,
-        synthesis=SynthesisConfig(feedback_every=2),
+        synthesis=SynthesisConfig(feedback=FeedbackConfig(every=2)),
     )
-    assert seen["given"][3].base == SynthesisConfig(feedback_every=2, num_inference_steps=7)
+    assert seen["given"][3].base == SynthesisConfig(num_inference_steps=7, feedback=FeedbackConfig(every=2))
     assert seen["command"].startswith("tailsmith grid fashion-lt --classes 'ankle boot,bag'")

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from rendering import DATASET
 from tailsmith import stages
 from tailsmith.classification.classifier import wrap_classifier
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.guidance.class_gaussians import fit_class_gaussians
 from tailsmith.prediction import predict
@@ -117,7 +117,9 @@ def test_other_splits_and_places_are_the_same_training_images(tmp_path, fits):
 
 def test_synthesis_keeps_them_beside_its_shards_or_reads_those_of_a_folder_above(tmp_path, fits):
     classifier = small_classifier()
-    config = SynthesisConfig(criterion="hardness", num_inference_steps=2, feedback_every=1, shard_size=2)
+    config = SynthesisConfig(
+        num_inference_steps=2, shard_size=2, feedback=FeedbackConfig(criterion="hardness", every=1)
+    )
     plan, pipe = stages.plan(DATASET, 6, config=config, classifier=classifier), tiny_pipeline()
     options = {"classifier": classifier, "pipe": pipe}
     stages.synthesize(plan, DATASET, tmp_path / "a", shards=[0], **options)

@@ -8,7 +8,7 @@ import torch
 
 from rendering import DATASET, largest_difference, render, tiny_plan
 from tailsmith import stages
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.synthesis.memory import BatchSize, is_out_of_memory
 from tailsmith.synthesis.worker import Worker
 
@@ -106,8 +106,8 @@ def test_as_few_images_are_decoded_at_a_time_as_the_plan_says(pipe, classifier):
     hook.remove()
     assert sizes == [*steps, 1, 10, 10, 10]
     assert largest_difference(made, expected) <= 1
-    with pytest.raises(ValueError, match="feedback_decode_batch_size should be at least 1, got 0"):
-        stages.plan(DATASET, 8, config=SynthesisConfig(feedback_decode_batch_size=0))
+    with pytest.raises(ValueError, match=r"feedback\.decode_batch_size should be at least 1, got 0"):
+        stages.plan(DATASET, 8, config=SynthesisConfig(feedback=FeedbackConfig(decode_batch_size=0)))
 
 
 def test_too_little_for_one_image_is_an_error_that_says_what_helps(pipe, classifier):

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rendering import tiny_plan
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import SynthesisConfig, from_dict
 from tailsmith.synthesis.plan_checks import check_plan, check_settings
 from tailsmith.synthesis.requests import Plan
 
@@ -68,7 +68,8 @@ def without(key):
 
 
 def setting(**changes):
-    return {**PLAN.meta, "synthesis": {**PLAN.meta["synthesis"], **changes}}
+    settings = PLAN.meta["synthesis"]
+    return {**PLAN.meta, "synthesis": {**settings, "feedback": {**settings["feedback"], **changes}}}
 
 
 @pytest.mark.parametrize(
@@ -82,11 +83,11 @@ def setting(**changes):
         ({**PLAN.meta, "attribute_names": [1]}, r"should have 'attribute_names', a list of names; got \[1\]"),
         (without("synthesis"), "should have 'synthesis', its settings by name; got None"),
         ({**PLAN.meta, "generator": 3}, "should have a text as 'generator', got 3"),
-        (setting(feedback_every="often"), "feedback_every should be int, got 'often'"),
-        (setting(feedback_every=0), "every should be at least 1, got 0"),
-        (setting(feedback_steps=[1, "a"]), r"feedback_steps should be tuple\[int, \.\.\.\] | None, got \[1, 'a'\]"),
-        (setting(feedback_views=-1), "views should be at least 1, got -1"),
-        (setting(feedback_reuse=3), "feedback_reuse should be bool, got 3"),
+        (setting(every="often"), "feedback.every should be int, got 'often'"),
+        (setting(every=0), "every should be at least 1, got 0"),
+        (setting(steps=[1, "a"]), r"feedback.steps should be tuple\[int, \.\.\.\] | None, got \(1, 'a'\)"),
+        (setting(views=-1), "views should be at least 1, got -1"),
+        (setting(reuse=3), "feedback.reuse should be bool, got 3"),
     ],
 )
 def test_metadata_that_means_nothing(meta, message, tmp_path):
@@ -110,7 +111,7 @@ def test_metadata_that_means_nothing(meta, message, tmp_path):
 )
 def test_settings_that_mean_nothing(settings, message):
     with pytest.raises(ValueError, match=message):
-        check_settings(SynthesisConfig(**{"guidance_scale": 2.0, "num_inference_steps": 4, **settings}))
+        check_settings(from_dict(SynthesisConfig, {"guidance_scale": 2.0, "num_inference_steps": 4, **settings}))
 
 
 def test_a_target_that_no_memory_holds():

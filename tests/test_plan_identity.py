@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rendering import tiny_plan
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.synthesis import plan_identity
 from tailsmith.synthesis.requests import Plan
 
@@ -23,7 +23,15 @@ def test_every_setting_is_known_to_count_or_not():
         getattr(plan_identity, name)
         for name in ("IN_ROWS", "BY_HASH", "OF_ALL", "OF_FEEDBACK", "STORED", "WITHOUT_EFFECT")
     ]
-    assert sorted(sum(groups, ())) == sorted(each.name for each in fields(SynthesisConfig))
+    settings = {each.name for each in (*fields(SynthesisConfig), *fields(FeedbackConfig))} - {"feedback"}
+    assert sorted(sum(groups, ())) == sorted(settings)
+
+
+def test_a_setting_stands_in_the_rows_of_a_plan_or_in_its_metadata_and_in_one_of_them_only():
+    groups = (plan_identity.BY_HASH, plan_identity.OF_ALL, plan_identity.OF_FEEDBACK, plan_identity.WITHOUT_EFFECT)
+    stored = PLAN.meta["synthesis"]
+    assert {*stored, *stored["feedback"]} - {"feedback"} == {*sum(groups, ())}
+    assert stored["feedback"].keys().isdisjoint(plan_identity.IN_ROWS)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +97,15 @@ def test_a_generator_is_its_weights_wherever_they_lie():
 def test_without_feedback_its_settings_do_not_count():
     plain = tiny_plan(feedback_scale=0.0)
     assert tiny_plan(feedback_scale=0.0, feedback_every=1, feedback_decoder="tiny").identity == plain.identity
+
+
+def test_a_plan_whose_metadata_hold_all_settings_by_their_names_of_before_is_the_same_one(tmp_path):
+    plan = tiny_plan(feedback_steps=(0, 3), feedback_decode_size=8)
+    flat = {f"feedback_{name}": value for name, value in plan.meta["synthesis"]["feedback"].items()}
+    flat |= {"feedback_scale": 0.02, "criterion": "entropy", "dtype": "fp32", "seed": 0, "prompt": "{label}"}
+    Plan(plan.table, {**plan.meta, "synthesis": flat}).write(tmp_path / "plan.parquet")
+    read = Plan.read(tmp_path / "plan.parquet")
+    assert (read.identity, read.feedback) == (plan.identity, plan.feedback)
 
 
 def test_the_identity_survives_a_round_trip(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from rendering import DATASET, tiny_plan
 from tailsmith import stages
-from tailsmith.config import RunConfig, SynthesisConfig, TrainConfig
+from tailsmith.config import FeedbackConfig, RunConfig, SynthesisConfig, TrainConfig
 from tailsmith.data.packed import write_packed
 from tailsmith.grid_config import GridConfig
 from tailsmith.grid_plan import plan_grid
@@ -23,7 +23,7 @@ from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shard_checks import shard_path
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
 
-CONFIG = SynthesisConfig(guidance_scale=1.0, num_inference_steps=2, feedback_scale=0.0, shard_size=4)
+CONFIG = SynthesisConfig(guidance_scale=1.0, num_inference_steps=2, shard_size=4, feedback=FeedbackConfig(scale=0.0))
 
 
 @pytest.fixture

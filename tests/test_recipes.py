@@ -39,7 +39,7 @@ def test_every_recipe_is_a_run_that_could_start(capsys: Capture) -> None:
         assert read_recipe(name).benchmark.name == name
         assert generator_hash(config.generator).startswith("hub:")
         assert config.synthesis.num_inference_steps == 30  # Appendix G, as the next two
-        assert (config.synthesis.feedback_every, config.synthesis.criterion) == (5, "entropy")
+        assert (config.synthesis.feedback.every, config.synthesis.feedback.criterion) == (5, "entropy")
         assert (config.real.momentum, config.mixed.momentum) == (0.9, 0.9)
 
 
@@ -67,7 +67,7 @@ def test_the_papers_settings_for_nico() -> None:
     assert config.real.select_by == config.mixed.select_by == "image_mean"
     assert (config.target, config.per, config.augmentation) == (811, "group", "none")
     assert (config.synthesis.prompt, config.synthesis.conditioning_from) == ("{label} in {attribute}", "class")
-    assert config.synthesis.feedback_scale == 0.03  # Table 6
+    assert config.synthesis.feedback.scale == 0.03  # Table 6
     assert config.search is not None
     assert (config.search.trials, config.search.seeds) == (10, 5)
     assert (config.search.learning_rate, config.search.batch_size) == ((1e-4, 1e-2), (64, 128))
@@ -145,8 +145,8 @@ def test_inspect_shows_the_published_counts(capsys: Capture) -> None:
 
 
 def test_a_recipe_gives_only_what_a_command_has_options_for() -> None:
-    found = defaults("imagenet-lt", {"data", "target", "synthesis.feedback_scale", "search", "real"})
-    assert set(found) == {"data", "target", "synthesis.feedback_scale", "real"}
+    found = defaults("imagenet-lt", {"data", "target", "synthesis.feedback.scale", "search", "real"})
+    assert set(found) == {"data", "target", "synthesis.feedback.scale", "real"}
     assert (found["data"], found["target"], found["real"]["batch_size"]) == ("", 1300, 32)
 
 

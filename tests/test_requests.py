@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import SynthesisConfig, from_dict
 from tailsmith.data.dataset import Dataset
 from tailsmith.synthesis.requests import Plan, make_plan
 from tiny import CLASSES, CONTEXTS, tiny_dataset
@@ -14,7 +14,7 @@ DATASET = tiny_dataset()  # training images: sandal 5 rock, boot 3 rock + 2 wate
 
 
 def plan_of(missing, dataset=DATASET, meta=None, **settings):
-    config = SynthesisConfig(**{"guidance_scale": 2.0, "num_inference_steps": 30, **settings})
+    config = from_dict(SynthesisConfig, {"guidance_scale": 2.0, "num_inference_steps": 30, **settings})
     return make_plan(dataset, np.asarray(missing), config, meta=meta or {})
 
 
@@ -159,7 +159,7 @@ def test_parquet_round_trip_gives_an_equal_plan(conditioning, tmp_path):
     assert read.meta == plan.meta
     assert read.meta["class_names"] == list(CLASSES)
     assert read.meta["attribute_names"] == list(CONTEXTS)
-    assert read.meta["synthesis"]["feedback_steps"] == [0, 3]
+    assert read.meta["synthesis"]["feedback"]["steps"] == [0, 3]
     assert read.meta["generator"] == "mini-unclip"
 
 
@@ -192,11 +192,11 @@ def test_a_class_with_no_training_image_to_condition_on():
         ({"seed": -1}, "seed should not be negative, got -1"),
         ({"criterion": "entrpy"}, "criterion should be one of .*got 'entrpy'"),
         ({"criterion": {"entrpy": 1.0}}, "criterion should be one of .*got 'entrpy'"),
-        ({"criterion": {"loss": -1.0, "entropy": 2.0}}, "weights of a criterion mixture should be positive"),
-        ({"criterion": {"loss": 0.0}}, "weights of a criterion mixture should be positive"),
-        ({"criterion": {}}, "weights of a criterion mixture should be positive"),
-        ({"feedback_scale": float("nan")}, "feedback_scale should be finite and not negative, got nan"),
-        ({"feedback_scale": -0.1}, "feedback_scale should be finite and not negative, got -0.1"),
+        ({"criterion": {"loss": -1.0, "entropy": 2.0}}, "weights of a feedback.criterion mixture should be positive"),
+        ({"criterion": {"loss": 0.0}}, "weights of a feedback.criterion mixture should be positive"),
+        ({"criterion": {}}, "weights of a feedback.criterion mixture should be positive"),
+        ({"feedback_scale": float("nan")}, "feedback.scale should be finite and not negative, got nan"),
+        ({"feedback_scale": -0.1}, "feedback.scale should be finite and not negative, got -0.1"),
         ({"feedback_every": 0}, "every should be at least 1, got 0"),
         ({"feedback_steps": (-1,)}, "steps are counted from 0"),
         ({"feedback_update": "noise"}, "update should be one of"),
@@ -216,6 +216,6 @@ def test_bad_settings_are_refused(settings, message):
 
 def test_the_configuration_is_part_of_the_plan():
     plan = plan_of([1, 0, 0], feedback_scale=0.02, feedback_update="score")
-    assert plan.meta["synthesis"]["feedback_update"] == "score"
+    assert plan.feedback.update == "score"
     other = plan_of([1, 0, 0], feedback_scale=0.02, feedback_update="latent")
     assert plan.meta != other.meta

@@ -10,7 +10,7 @@ from PIL import Image
 
 from rendering import DATASET
 from tailsmith import stages
-from tailsmith.config import SynthesisConfig
+from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.data.packed import ROW_GROUP_BYTES, location, read_packed, write_packed
 from tailsmith.synthesis.plan_checks import check_settings
 from tailsmith.synthesis.storage import Storage, stored_size
@@ -101,7 +101,11 @@ def test_by_default_it_is_what_the_classifier_trains_on(wanted, classifier, gene
 
 def test_a_plan_says_what_is_stored_and_its_shards_hold_it(pipe, tmp_path):
     config = SynthesisConfig(
-        num_inference_steps=2, feedback_scale=0.0, store_size=12, store_format="jpeg", guidance_scale=2.0
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        feedback=FeedbackConfig(scale=0.0),
+        store_size=12,
+        store_format="jpeg",
     )
     plan = stages.plan(DATASET, 6, config=config)
     made = stages.synthesize(plan, DATASET, tmp_path, pipe=pipe)

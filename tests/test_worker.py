@@ -218,9 +218,10 @@ def test_the_images_are_found_from_another_working_directory(pipe, tmp_path, mon
 
 def test_a_plan_of_another_version_is_refused_where_something_is_to_be_made(pipe, classifier, tmp_path):
     plan = tiny_plan()
-    older = {name: value for name, value in plan.meta["synthesis"].items() if name != "feedback_prediction"}
-    old = Plan(plan.table, {**plan.meta, "synthesis": older})
-    with pytest.raises(ValueError, match=r"of another version of tailsmith, it lacks feedback_prediction; make a new"):
+    settings = plan.meta["synthesis"]
+    older = {name: value for name, value in settings["feedback"].items() if name != "prediction"}
+    old = Plan(plan.table, {**plan.meta, "synthesis": {**settings, "feedback": older}})
+    with pytest.raises(ValueError, match=r"of another version of tailsmith, it lacks feedback.prediction; make a new"):
         stages.synthesize(old, DATASET, tmp_path / "new", classifier=classifier, pipe=pipe)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from tailsmith.config import RunConfig, to_dict
+from tailsmith.config import RunConfig
 from tailsmith.outputs import plan_meta
 from tailsmith.synthesis.generators import generator_hash, located
 from tailsmith.synthesis.plan_identity import WITHOUT_EFFECT
@@ -16,7 +17,7 @@ COSTS = (  # memory and time only
     "batch_size",
     "workers",
     *(f"{stage}.checkpoint_every" for stage in ("real", "mixed")),
-    *(f"synthesis.{name}" for name in WITHOUT_EFFECT),
+    *(f"synthesis.feedback.{name}" for name in WITHOUT_EFFECT),
 )
 
 
@@ -30,11 +31,13 @@ def differing(earlier: RunConfig, wanted: RunConfig, among: Collection[str] | No
     if among is not None:
         return [key for key in keys if key in among]
     counting = [key for key in keys if key not in (*OF_DATA, *COSTS)]
-    sections = [key.partition(".")[0] for key in counting]
-    both = [None not in (getattr(earlier, name), getattr(wanted, name)) for name in sections]
-    return list(
-        dict.fromkeys(key if there else name for key, name, there in zip(counting, sections, both, strict=True))
-    )
+
+    def named(key: str) -> str:
+        """A section that one of both lacks as a whole, by its own name."""
+        section = key.partition(".")[0]
+        return section if None in (getattr(earlier, section), getattr(wanted, section)) else key
+
+    return list(dict.fromkeys(map(named, counting)))
 
 
 def is_same_generator(run: Path, earlier: str, wanted: str) -> bool:
@@ -51,13 +54,10 @@ def is_same_generator(run: Path, earlier: str, wanted: str) -> bool:
         return False
 
 
-def _flat(config: RunConfig) -> dict[str, Any]:
-    """Sections by their settings; one that is absent, `search`, as None."""
+def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings by their dotted names; a section that is absent, `search`, as None."""
     flat: dict[str, Any] = {}
-    for name, value in to_dict(config).items():
-        inner = getattr(config, name)
-        if isinstance(value, dict) and not isinstance(inner, dict):
-            flat |= {f"{name}.{key}": each for key, each in value.items()}
-        else:
-            flat[name] = value
+    for each in fields(config):
+        value = getattr(config, each.name)
+        flat |= _flat(value, f"{prefix}{each.name}.") if is_dataclass(value) else {prefix + each.name: value}
     return flat
