@@ -181,6 +181,15 @@ def test_a_signal_in_the_last_step_loses_nothing(tmp_path, monkeypatch):
     assert outcome(rest) == outcome(list(training(TINY)))
 
 
+@pytest.fixture
+def default_signals():
+    """As in a terminal; under nohup Ctrl-C is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_signals")
 def test_a_second_signal_does_not_wait():
     with Interruption() as interruption:
         os.kill(os.getpid(), signal.SIGINT)
