@@ -17,6 +17,7 @@ from PIL import Image
 from folders import SOUND, write_folder
 from tailsmith import experiment
 from tailsmith.cli import COMMANDS, main
+from tailsmith.errors import UserError
 from tailsmith.outputs import check_classifier_folder, check_file, check_folder
 
 Capture = pytest.CaptureFixture[str]
@@ -706,7 +707,9 @@ def test_a_path_one_may_not_write(capsys: Capture, monkeypatch: pytest.MonkeyPat
     assert line == "tailsmith: error: /root/x: Permission denied; check the path and its permissions"
 
 
-@pytest.mark.parametrize("error", [RuntimeError("bug"), OSError(errno.EIO, "I/O error"), KeyError("x")])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("bug"), ValueError("of numpy"), OSError(errno.EIO, "I/O error"), KeyError("x")]
+)
 def test_what_is_our_fault_keeps_its_traceback_and_asks_to_be_reported(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
@@ -725,12 +728,12 @@ def test_out_of_memory_is_one_line(error: Exception, monkeypatch: pytest.MonkeyP
 
 
 def test_tracebacks_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMMANDS, "report", raising(ValueError("two\nlines")))
+    monkeypatch.setitem(COMMANDS, "report", raising(UserError("two\nlines")))
     monkeypatch.setenv("TAILSMITH_TRACEBACK", "1")
     with pytest.raises(ValueError, match="two"):
         main(["report"])
 
 
 def test_a_complaint_of_many_lines_is_printed_as_one(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(COMMANDS, "report", raising(ValueError("two\n  lines")))
+    monkeypatch.setitem(COMMANDS, "report", raising(UserError("two\n  lines")))
     assert refused(capsys, "report") == "tailsmith: error: two lines"

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tailsmith.errors import UserError
+
 GUIDE = "erm"  # the arm whose classifier gives the feedback
 NAMES = re.compile(r"[\w.-]+")  # of sets: they are folders, and parts of arms' names
 
@@ -54,7 +56,7 @@ def arm_of(name: str, sets: Iterable[str] = ()) -> Arm:
     from tailsmith.classification.methods import METHODS, method_of
 
     if method.partition(":")[0] not in METHODS or (plus and synthetic not in known):
-        raise ValueError(
+        raise UserError(
             f"arms should be among the methods {list(METHODS)} and the sets {list(known)}, or METHOD+SET of these, "
             f"got {name!r}"
         )
@@ -69,6 +71,6 @@ def check_sets(sets: Iterable[str]) -> None:
     for name in sets:
         if name in SETS or name in METHODS:
             what = "a set" if name in SETS else "a method"
-            raise ValueError(f"sets should not redefine {name!r}, which is {what} already; use another name")
+            raise UserError(f"sets should not redefine {name!r}, which is {what} already; use another name")
         if not NAMES.fullmatch(name) or not name.strip("."):
-            raise ValueError(f"a set's name should be of letters, digits, '_', '-' and '.', got {name!r}")
+            raise UserError(f"a set's name should be of letters, digits, '_', '-' and '.', got {name!r}")

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from jsonargparse import ArgumentParser
 
 from tailsmith import __version__, commands, run_commands
+from tailsmith.errors import UserError
 from tailsmith.interruption import Terminated
 from tailsmith.parsing import INVOCATION, parsed, parser_of
 from tailsmith.terminal import OneLineFormatter, print_any_name, shown
@@ -70,7 +71,7 @@ def _run(argv: list[str]) -> int:
         print(f"tailsmith {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        raise ValueError(f"unknown command {argv[0]!r}: expected one of {', '.join(COMMANDS)}")
+        raise UserError(f"unknown command {argv[0]!r}: expected one of {', '.join(COMMANDS)}")
     function = COMMANDS[argv[0]]
     _check_processes(argv[0])
     arguments = parsed(argv[0], function, argv[1:])
@@ -84,7 +85,7 @@ def _check_processes(name: str) -> None:
     """Under torchrun only training shares its work: of anything else every process would do the whole."""
     processes = os.environ.get("WORLD_SIZE", "1")
     if name not in TOGETHER and "LOCAL_RANK" in os.environ and processes != "1":
-        raise ValueError(
+        raise UserError(
             f"tailsmith {name} works in one process, and torchrun started {processes}; start it without torchrun. To "
             "share work, run `tailsmith train` under torchrun, and `tailsmith synthesize --shards` once per process"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tailsmith.config import FitGeneratorConfig, SynthesisConfig, TrainConfig
+from tailsmith.errors import UserError
 from tailsmith.files import to_json, write_json
 from tailsmith.text_tables import accuracy_text, best_validation, dataset_text, plan_text, rendered_text
 
@@ -182,7 +183,7 @@ def synthesize(
 
     devices.use(device)
     if batch_size < 1:
-        raise ValueError(f"batch_size should be at least 1, got {batch_size}")
+        raise UserError(f"batch_size should be at least 1, got {batch_size}")
     check_folder(out, data)
     requests = plan_in(out, Plan.read(plan) if dtype is None else with_dtype(Plan.read(plan), dtype))
     devices.chosen_dtype(requests.meta["synthesis"].get("dtype", "fp32"))
@@ -211,7 +212,7 @@ def evaluate(
 
     devices.use(device)
     if split not in ("train", "val", "test"):
-        raise ValueError(f"split should be one of train, val, test, got {split!r}")
+        raise UserError(f"split should be one of train, val, test, got {split!r}")
     if json is not None:
         check_json_file(json, ("overall", "classes"), "--json")
     trained = on_accelerator(load_classifier(classifier))

@@ -18,6 +18,7 @@ from tailsmith.classification.train_config import (
     check_seed,
     check_whole,
 )
+from tailsmith.errors import UserError
 from tailsmith.guidance.config import FeedbackConfig
 
 Config = TypeVar("Config")
@@ -70,7 +71,7 @@ def renamed(synthesis: Mapping[str, Any]) -> dict[str, Any]:
     for old in synthesis.keys() & MOVED.keys():
         feedback = now.setdefault("feedback", {})
         if not isinstance(feedback, Mapping) or MOVED[old] in feedback:
-            raise ValueError(f"synthesis has both {old} and feedback.{MOVED[old]}, one setting; give only the latter")
+            raise UserError(f"synthesis has both {old} and feedback.{MOVED[old]}, one setting; give only the latter")
         now["feedback"] = {**feedback, MOVED[old]: synthesis[old]}
     return now
 
@@ -91,7 +92,7 @@ class StageConfig:
         check_above_zero(self, ("learning_rate",))
         check_not_negative(self, ("weight_decay", "warmup_steps"))
         if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"ema_decay should be at least 0 and below 1, got {self.ema_decay}")
+            raise UserError(f"ema_decay should be at least 0 and below 1, got {self.ema_decay}")
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class FitGeneratorConfig:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         if not 1 <= self.image_size <= MOST_PIXELS:
-            raise ValueError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {self.image_size}")
+            raise UserError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {self.image_size}")
 
 
 @dataclass(frozen=True)
@@ -137,16 +138,16 @@ class SearchConfig:
     def __post_init__(self) -> None:
         for name in ("trials", "seeds"):
             if getattr(self, name) < 1:
-                raise ValueError(f"search.{name} should be at least 1, got {getattr(self, name)}")
+                raise UserError(f"search.{name} should be at least 1, got {getattr(self, name)}")
         for name, least in (("learning_rate", 0), ("batch_size", 1)):
             bounds, most = getattr(self, name), MOST.get(name, 1e9)
             if len(bounds) != 2 or not least < bounds[0] <= bounds[1] <= most:
-                raise ValueError(
+                raise UserError(
                     f"search.{name} should be two numbers above {least} and at most {most:,.0f}, the lower one first, "
                     f"got {list(bounds)}"
                 )
         if self.seed < 0:
-            raise ValueError(f"search.seed should not be negative, got {self.seed}")
+            raise UserError(f"search.seed should not be negative, got {self.seed}")
 
 
 @dataclass(frozen=True)
@@ -178,17 +179,17 @@ class RunConfig:
             check_sets(self.sets)
         for name, changes in self.sets.items():
             if not isinstance(changes, Mapping):
-                raise ValueError(f"sets.{name} should be settings of synthesis and their values, got {changes!r}")
+                raise UserError(f"sets.{name} should be settings of synthesis and their values, got {changes!r}")
             synthesis_of(self, name)
         for name in self.arms:
             arm_of(name, self.sets)
         if GUIDE not in self.arms:
-            raise ValueError(f"arms should include {GUIDE!r}, the classifier that guides; got {list(self.arms)}")
+            raise UserError(f"arms should include {GUIDE!r}, the classifier that guides; got {list(self.arms)}")
         if self.per not in ("class", "group"):
-            raise ValueError(f"per should be 'class' or 'group', got {self.per!r}")
+            raise UserError(f"per should be 'class' or 'group', got {self.per!r}")
         for name in ("batch_size", "workers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 1, got {getattr(self, name)}")
+                raise UserError(f"{name} should be at least 1, got {getattr(self, name)}")
 
 
 def arms_of(config: RunConfig) -> list[Arm]:
@@ -215,12 +216,12 @@ def train_config(config: RunConfig, arm: Arm) -> TrainConfig:
 def check_settled(config: RunConfig) -> None:
     """ValueError for a value of one's own that every arm replaces with its own: it would be without effect."""
     if config.real.method != TrainConfig().method:
-        raise ValueError(
+        raise UserError(
             f"real.method is {config.real.method!r}, but each arm of real images has its own (erm, balanced_softmax): "
             "leave it out and name the arms with --arms; arms with synthetic images have mixed.method"
         )
     if unused := [name for name in config.sets if name not in sets_of(config)]:
-        raise ValueError(f"no arm trains on the set {unused[0]!r}; name it among --arms, or leave it out of sets")
+        raise UserError(f"no arm trains on the set {unused[0]!r}; name it among --arms, or leave it out of sets")
     for name in ("conditioning", "feedback.criterion", "feedback.scale"):
         value_of = attrgetter(name)
         given = value_of(config.synthesis)
@@ -230,7 +231,7 @@ def check_settled(config: RunConfig) -> None:
             own = {set_name: value if set_name in guided else "unguided" for set_name, value in own.items()}
         if own and given != value_of(SynthesisConfig()) and given not in own.values():
             said = ", ".join(f"{set_name}: {value}" for set_name, value in own.items())
-            raise ValueError(
+            raise UserError(
                 f"synthesis.{name} is {given}, but no arm uses it ({said}); leave it out, or name other --arms"
             )
 
@@ -264,7 +265,7 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configur
     known = {each.name for each in fields(kind)}
     for key in values:
         if key not in known:
-            raise ValueError(f"{where} has an unknown key {key!r}; expected one of: {', '.join(sorted(known))}")
+            raise UserError(f"{where} has an unknown key {key!r}; expected one of: {', '.join(sorted(known))}")
     hints = get_type_hints(kind)
     arguments: dict[str, Any] = {}
     for key, value in values.items():
@@ -275,4 +276,4 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configur
     try:
         return kind(**arguments)
     except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+        raise UserError(f"{where}: {error}") from error

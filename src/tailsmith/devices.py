@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from tailsmith.errors import UserError
+
 AUTO = "auto"
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86 with tiles, Arm
@@ -40,25 +42,23 @@ def chosen_device(name: str | None = None) -> torch.device:
     except RuntimeError:
         device = None
     if device is None or device.type == "meta":
-        raise ValueError(
-            f"device should be auto, cpu, or an accelerator such as cuda, cuda:1, mps or xpu; got {name!r}"
-        )
+        raise UserError(f"device should be auto, cpu, or an accelerator such as cuda, cuda:1, mps or xpu; got {name!r}")
     if device.type == "cpu":
         return torch.device("cpu")
     if here is None or here.type != device.type:
         there = f"its accelerator is {here.type!r}" if here else "it has no accelerator that PyTorch can use"
-        raise ValueError(f"device {name!r} is not on this machine: {there}; use {here.type if here else 'cpu'} or auto")
+        raise UserError(f"device {name!r} is not on this machine: {there}; use {here.type if here else 'cpu'} or auto")
     if device.index is not None and device.index >= (count := torch.accelerator.device_count()):
-        raise ValueError(f"device {name!r} is not on this machine: it has {count} of {device.type}, counted from 0")
+        raise UserError(f"device {name!r} is not on this machine: it has {count} of {device.type}, counted from 0")
     return device
 
 
 def chosen_dtype(name: str, device: torch.device | None = None) -> torch.dtype:
     """Of fp32, fp16, bf16, for a device (None = the chosen one); ValueError for another, and for fp16 on a CPU."""
     if name not in DTYPES:
-        raise ValueError(f"dtype should be one of {', '.join(DTYPES)}, got {name!r}")
+        raise UserError(f"dtype should be one of {', '.join(DTYPES)}, got {name!r}")
     if name == "fp16" and (device or chosen_device()).type == "cpu":
-        raise ValueError("dtype fp16 needs an accelerator, and this runs on the CPU; use fp32 or bf16")
+        raise UserError("dtype fp16 needs an accelerator, and this runs on the CPU; use fp32 or bf16")
     return DTYPES[name]
 
 

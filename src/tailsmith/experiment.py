@@ -24,6 +24,7 @@ from tailsmith.config import (
 )
 from tailsmith.data.dataset import Dataset
 from tailsmith.devices import chosen_dtype
+from tailsmith.errors import UserError
 from tailsmith.files import read_json, write_json
 from tailsmith.outputs import check_folder, save_trained
 from tailsmith.run_checks import check_run
@@ -116,7 +117,7 @@ def report_run(out: Path, data: str | None = None) -> Path:
     config = directory.config()
     missing = [arm for arm in config.arms if directory.evaluation(arm) is None]
     if missing or not (directory.path / "samples.json").exists():
-        raise ValueError(
+        raise UserError(
             f"{out} is not finished (no result of {missing or 'the sample study'}); run the same command again"
         )
     if data is not None:

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tailsmith.errors import UserError
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Left as they are by `json`, and a terminal acts on them or UTF-8 can't hold them: controls, halves of surrogate pairs.
 _ESCAPED = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -43,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         if error.errno not in _FULL:
             raise
         temporary.unlink(missing_ok=True)  # before the free space is read: it is what the user will see
-        raise ValueError(_disk_full(path)) from error
+        raise UserError(_disk_full(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     _flush(path.parent)
@@ -55,7 +57,7 @@ def check_writable(path: Path) -> None:
     folder = next(each for each in (path, *path.parents) if each.exists())
     if not folder.is_dir():
         if folder != path:
-            raise ValueError(f"{path} can't be written: {folder} is a file and no folder; choose another place")
+            raise UserError(f"{path} can't be written: {folder} is a file and no folder; choose another place")
         folder = folder.parent
     probe = _temporary(folder / "probe")
     try:
@@ -63,7 +65,7 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ValueError(
+        raise UserError(
             f"{path} can't be written: {reason} in {folder}; choose another place, or change the permissions"
         ) from error
 
@@ -129,7 +131,7 @@ def sha256_folder(folder: Path) -> str:
     """Of the sorted relative names and the contents of all files below but hidden ones; copies agree."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"no folder {folder} to hash")
+        raise UserError(f"no folder {folder} to hash")
     digest = hashlib.sha256()
     below = [each.relative_to(folder) for each in folder.rglob("*") if each.is_file()]
     for relative in sorted(each.as_posix() for each in below if not _is_hidden(each)):

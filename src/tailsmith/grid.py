@@ -19,6 +19,7 @@ from tailsmith import stages
 from tailsmith.config import SynthesisConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.embedded import encode_png
+from tailsmith.errors import UserError
 from tailsmith.files import write_json
 from tailsmith.grid_config import GridConfig
 from tailsmith.grid_plan import grid_axes, plan_grid, request_id
@@ -63,7 +64,7 @@ def draw_grids(
     page. Raises ValueError, before anything is generated, for a grid that can't be drawn.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size should be at least 1, got {batch_size}")
+        raise UserError(f"batch_size should be at least 1, got {batch_size}")
     config, out = config or GridConfig(), Path(out)
     axes, plan = grid_axes(dataset, config), plan_grid(dataset, classifier, config, generator)
     cells = out / "cells"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tailsmith.config import SynthesisConfig
+from tailsmith.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,14 +28,14 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         if self.per not in ("class", "group"):
-            raise ValueError(f"per should be 'class' or 'group', got {self.per!r}")
+            raise UserError(f"per should be 'class' or 'group', got {self.per!r}")
         if self.synthesis.seed not in (0, *self.seeds):
-            raise ValueError(
+            raise UserError(
                 f"synthesis.seed is {self.synthesis.seed}, but seeds are an axis of the grid, {list(self.seeds)}; give "
                 "it with --seeds"
             )
         if self.num_inference_steps and self.synthesis.num_inference_steps not in (None, self.num_inference_steps):
-            raise ValueError(
+            raise UserError(
                 f"num_inference_steps is {self.num_inference_steps} and synthesis.num_inference_steps "
                 f"{self.synthesis.num_inference_steps}; give one of them"
             )

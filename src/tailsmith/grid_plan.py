@@ -15,6 +15,7 @@ from tailsmith import stages
 from tailsmith.config import SynthesisConfig, changed, to_dict
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
+from tailsmith.errors import UserError
 from tailsmith.grid_config import GridConfig
 from tailsmith.report.grid_cells import Axes, Place
 from tailsmith.sample_study import rarest
@@ -75,13 +76,13 @@ def grid_axes(dataset: Dataset, config: GridConfig) -> Axes:
     }
     for what, values in steps.items():
         if not values:
-            raise ValueError(f"{what} should name at least one, got none")
+            raise UserError(f"{what} should name at least one, got none")
         if len(set(values)) < len(values):
-            raise ValueError(f"{what} should name each once, got {list(values)}")
+            raise UserError(f"{what} should name each once, got {list(values)}")
     unknown = [name for name in steps["classes"] if name not in known]
     if unknown:
         shown = ", ".join(known[:LISTED]) + (", ..." if len(known) > LISTED else "")
-        raise ValueError(f"classes names {unknown[0]!r}, which is no {config.per} of the data; it has: {shown}")
+        raise UserError(f"classes names {unknown[0]!r}, which is no {config.per} of the data; it has: {shown}")
     return Axes(*steps.values())  # type: ignore[arg-type]
 
 
@@ -89,7 +90,7 @@ def _names(dataset: Dataset, per: str) -> tuple[str, ...]:
     """Of classes or groups, in the order of their numbers."""
     names = dataset.group_names if per == "group" else dataset.class_names
     if not names:
-        raise ValueError("a grid per group needs attributes, and this dataset has none; use per='class'")
+        raise UserError("a grid per group needs attributes, and this dataset has none; use per='class'")
     return names
 
 
@@ -97,7 +98,7 @@ def _check_steps(axes: Axes, base: SynthesisConfig, dataset: Dataset) -> None:
     """Raise ValueError for a step that no request can have."""
     for scale in axes.guidance_scales:
         if not np.isfinite(scale) or scale < 0:
-            raise ValueError(f"guidance_scales should be finite and not negative, got {scale}")
+            raise UserError(f"guidance_scales should be finite and not negative, got {scale}")
     changes: list[dict[str, Any]] = [
         *({"seed": each} for each in axes.seeds),
         *({"conditioning": each} for each in axes.conditionings),

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tailsmith.errors import UserError
 from tailsmith.files import check_writable, read_json, remove_leftovers, write_json
 from tailsmith.recipe import split_data
 
@@ -23,7 +24,7 @@ HISTORY = "history.json"
 def check_folder(out: Path, data: str = "") -> None:
     """ValueError unless results can go into the folder `out`: no file, writable, not among the images of `data`."""
     if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file, and results need a folder; use another --out")
+        raise UserError(f"{out} is a file, and results need a folder; use another --out")
     _check_outside(out, data, out)
     check_writable(out)
     if out.is_dir():
@@ -33,9 +34,9 @@ def check_folder(out: Path, data: str = "") -> None:
 def check_file(path: Path, data: str = "") -> None:
     """ValueError unless the file can be written, and is neither the data nor among its images."""
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, and the result is a file; give its name as well")
+        raise UserError(f"{path} is a folder, and the result is a file; give its name as well")
     if data and path.exists() and os.path.exists(data) and os.path.samefile(path, data):
-        raise ValueError(f"{path} is the data set itself; write to another file")
+        raise UserError(f"{path} is the data set itself; write to another file")
     if data and path.absolute().parent.resolve() != Path(data).resolve():  # beside class folders no file is an image
         _check_outside(path.absolute().parent, data, path)
     check_writable(path)
@@ -45,17 +46,17 @@ def check_classifier_folder(out: Path, data: str) -> None:
     """As `check_folder`; and it holds no classifier, and nothing of others that one would replace."""
     check_folder(out, data)
     if (out / "config.json").exists():
-        raise ValueError(f"{out} holds a classifier already; use another --out")
+        raise UserError(f"{out} holds a classifier already; use another --out")
     there = [name for name in (HISTORY, "model.safetensors") if (out / name).exists()]
     if there and not _holds(out / HISTORY, lambda stored: all("step" in entry for entry in stored)):
-        raise ValueError(f"{out} holds a {there[0]} that is not of a training of ours; use another --out")
+        raise UserError(f"{out} holds a {there[0]} that is not of a training of ours; use another --out")
 
 
 def check_plan_file(path: Path, data: str, overwrite: bool) -> None:
     """As `check_file`; and an existing file is a plan, or may go."""
     check_file(path, data)
     if path.exists() and not overwrite and plan_meta(path) is None:
-        raise ValueError(f"{path} exists and is no plan; use another --out, or --overwrite to replace it")
+        raise UserError(f"{path} exists and is no plan; use another --out, or --overwrite to replace it")
 
 
 def check_plan_of(path: Path, dataset: Dataset, overwrite: bool) -> None:
@@ -65,7 +66,7 @@ def check_plan_of(path: Path, dataset: Dataset, overwrite: bool) -> None:
         return
     now = {"dataset": dataset.name, "class_names": list(dataset.class_names)}
     if any(planned.get(name) != value for name, value in now.items()):
-        raise ValueError(
+        raise UserError(
             f"{path} is a plan for other data, {planned.get('dataset')!r}; use another --out, or --overwrite to "
             "replace it"
         )
@@ -75,7 +76,7 @@ def check_json_file(path: Path, keys: tuple[str, ...], option: str) -> None:
     """As `check_file`; and an existing file has the keys by which we know ours."""
     check_file(path)
     if path.exists() and not _holds(path, lambda stored: isinstance(stored, dict) and set(keys) <= stored.keys()):
-        raise ValueError(f"{path} exists and is nothing that this command wrote; use another {option}")
+        raise UserError(f"{path} exists and is nothing that this command wrote; use another {option}")
 
 
 def save_trained(classifier: Classifier, folder: Path, history: Path) -> None:
@@ -89,7 +90,7 @@ def save_trained(classifier: Classifier, folder: Path, history: Path) -> None:
         rescued = Path(tempfile.mkdtemp(prefix="tailsmith-classifier-"))
         write_json(rescued / HISTORY, classifier.history)
         classifier.save(rescued)
-        raise ValueError(
+        raise UserError(
             f"the classifier could not be written to {folder} ({error}); it is kept in {rescued}: move its config.json "
             f"and model.safetensors to {folder}, and its {HISTORY} to {history}"
         ) from error
@@ -103,7 +104,7 @@ def _check_outside(out: Path, data: str, shown: Path) -> None:
     place, root = out.resolve(), folder.resolve()
     if not place.is_relative_to(root) or any(part.startswith(".") for part in place.relative_to(root).parts):
         return
-    raise ValueError(
+    raise UserError(
         f"{shown} lies in the data folder {data}, where it would be taken for images; use a place outside, as in "
         f"{Path(os.path.relpath(root.parent)) / (place.name if place != root else 'results')}"
     )

@@ -19,6 +19,7 @@ import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_loader
 
 from tailsmith.config import MOVED, from_dict, renamed
+from tailsmith.errors import UserError
 from tailsmith.user_errors import parse_error
 from tailsmith.yaml_files import load_yaml, read_yaml
 
@@ -77,7 +78,7 @@ def _check_config_files(argv: Sequence[str]) -> None:
         if option == "--config":
             path = os.path.expanduser(path if equals else "".join(argv[position + 1 : position + 2]))
             if os.path.isfile(path) and not isinstance(read_yaml(Path(path), "--config"), dict):
-                raise ValueError(f"--config {path} should hold options and their values, as in `target: 20`")
+                raise UserError(f"--config {path} should hold options and their values, as in `target: 20`")
 
 
 def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter], list[inspect.Parameter]]:
@@ -128,7 +129,7 @@ def parsed(name: str, function: Callable[..., None], argv: list[str]) -> dict[st
             _take_recipe(parser, argv)
         given = parser.parse_args(argv).as_dict()
     except argparse.ArgumentError as error:
-        raise ValueError(f"{parse_error(str(error), _types(parser))}; `tailsmith {name} --help` lists all") from error
+        raise UserError(f"{parse_error(str(error), _types(parser))}; `tailsmith {name} --help` lists all") from error
     hints = get_type_hints(function)
     arguments: dict[str, Any] = {}
     for parameter in [each for kind in _parameters(function) for each in kind]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tailsmith.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -23,7 +25,7 @@ def noise_generator(seed: int) -> torch.Generator:
     import torch
 
     if seed < 0:
-        raise ValueError(f"seed should not be negative, got {seed}")
+        raise UserError(f"seed should not be negative, got {seed}")
     generator = torch.Generator().manual_seed(0)  # its counters say: mix the numbers before the first draw
     state = generator.get_state()
     words = state.numpy().view(np.uint64)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tailsmith.config import RunConfig, from_dict, renamed
+from tailsmith.errors import UserError
 from tailsmith.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def read_recipe(name: str) -> Recipe:
 
     content = _content(name)
     if not isinstance(content.get("benchmark"), dict):
-        raise ValueError(f"recipe {name} has no section 'benchmark', which says how its data is read")
+        raise UserError(f"recipe {name} has no section 'benchmark', which says how its data is read")
     return Recipe(from_dict(Benchmark, content["benchmark"], f"{name}: benchmark"), _settings(content, name))
 
 
@@ -65,8 +66,8 @@ def data_of(recipe: str | None, data: str) -> str:
     """How to name the data of a recipe below a root, for `stages.load`: "imagenet-lt:/data/imagenet"."""
     if not data:
         if recipe is None:
-            raise ValueError("missing: DATA; give a folder or a table of images, or --recipe NAME and --data ROOT")
-        raise ValueError(
+            raise UserError("missing: DATA; give a folder or a table of images, or --recipe NAME and --data ROOT")
+        raise UserError(
             f"recipe {recipe} needs its images: give their root with --data (docs/recipes.md); "
             f"`tailsmith plan --recipe {recipe} --dry-run` does without them"
         )
@@ -85,10 +86,10 @@ def split_data(data: str) -> tuple[str, Path] | None:
 def _content(name: str) -> dict[str, Any]:
     path = Path(name).expanduser() if name.endswith(SUFFIXES) else _folder() / f"{name}.yaml"
     if not path.is_file():
-        raise ValueError(f"unknown recipe {name!r}: expected one of {', '.join(known_recipes())}, or a YAML file")
+        raise UserError(f"unknown recipe {name!r}: expected one of {', '.join(known_recipes())}, or a YAML file")
     content = read_yaml(path, "recipe")
     if not isinstance(content, dict):
-        raise ValueError(f"recipe {path} should hold the keys of a run and 'benchmark', got {type(content).__name__}")
+        raise UserError(f"recipe {path} should hold the keys of a run and 'benchmark', got {type(content).__name__}")
     return content
 
 

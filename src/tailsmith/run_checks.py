@@ -12,6 +12,7 @@ from tailsmith.classification.training import check_train_config, untrained_clas
 from tailsmith.config import RunConfig, arms_of, sets_of, train_config
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.transforms import augmentation as named_augmentation
+from tailsmith.errors import UserError
 from tailsmith.sample_study import settings as study_settings
 from tailsmith.synthesis.generators import generator_hash
 
@@ -22,7 +23,7 @@ def check_run(config: RunConfig, dataset: Dataset) -> None:
         check_train_config(training)
         untrained_classifier(training, dataset.class_names)  # pretrained weights are there, and fit
     if config.search is not None and not len(dataset.split("val")):
-        raise ValueError(f"dataset {dataset.name!r} has no validation images, and search selects on them alone")
+        raise UserError(f"dataset {dataset.name!r} has no validation images, and search selects on them alone")
     named_augmentation(config.augmentation)
     generator_hash(config.generator)
     for settings in sets_of(config).values():
@@ -32,7 +33,7 @@ def check_run(config: RunConfig, dataset: Dataset) -> None:
     for settings in study_settings(config).values():
         stages.checked_settings(dataset, settings, config.generator)
     if not len(dataset.split("test")):
-        raise ValueError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")
+        raise UserError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")
 
 
 def _check_methods(config: RunConfig, dataset: Dataset) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tailsmith.config import RunConfig
+from tailsmith.errors import UserError
 from tailsmith.grid_config import GridConfig
 from tailsmith.text_tables import arms_text
 
@@ -22,7 +23,7 @@ def demo(
     from tailsmith.data.embedded import TASKS, load_embedded
 
     if task not in TASKS:
-        raise ValueError(f"task should be one of {', '.join(TASKS)}, got {task!r}")
+        raise UserError(f"task should be one of {', '.join(TASKS)}, got {task!r}")
     if write_data is not None:
         from tailsmith.data.writers import write_image_folder
         from tailsmith.outputs import check_folder
@@ -93,7 +94,7 @@ def reproduce(
     from tailsmith.reproduction.tables import markdown_table
 
     if experiment not in (known := (*EXPERIMENTS, "feedback-sweep")):
-        raise ValueError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
+        raise UserError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
     devices.use(device)
     check_folder(out)
     check_json_file(results, ("command", "rows"), "--results")
@@ -122,7 +123,7 @@ def grid(
 ) -> None:
     """Draw what guidance, feedback, dropout and conditioning change, all else equal; again, it goes on."""
     if classifier is None:
-        raise ValueError(f"grid needs a classifier: run `tailsmith train {data} --out DIR`, then add --classifier DIR")
+        raise UserError(f"grid needs a classifier: run `tailsmith train {data} --out DIR`, then add --classifier DIR")
     from tailsmith import devices, stages
     from tailsmith.classification.classifier import load_classifier, on_accelerator
     from tailsmith.grid import draw_grids

@@ -13,6 +13,7 @@ from PIL import Image
 from tailsmith.data.counts import describe
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.decoding import decode
+from tailsmith.errors import UserError
 from tailsmith.files import read_json, write_atomically, write_json
 from tailsmith.run_directory import RunDirectory
 from tailsmith.sample_study import rarest
@@ -79,7 +80,7 @@ def keep_data(directory: RunDirectory, per: str, dataset: Dataset) -> Dataset:
 def kept_data(directory: RunDirectory) -> KeptData:
     path = directory.path / DESCRIPTION
     if not path.exists():
-        raise ValueError(f"{directory.path} has no {DESCRIPTION}; run the same command again, and it goes on")
+        raise UserError(f"{directory.path} has no {DESCRIPTION}; run the same command again, and it goes on")
     return KeptData(read_json(path), directory.path)
 
 

@@ -17,6 +17,7 @@ from tailsmith.classification.classifier import Classifier, load_classifier, on_
 from tailsmith.config import RunConfig, from_dict, to_dict
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.fingerprint import Fingerprint, changes, fingerprint
+from tailsmith.errors import UserError
 from tailsmith.files import is_temporary, read_json, remove_leftovers, write_json, write_text
 from tailsmith.locks import exclusive
 from tailsmith.run_identity import OF_DATA, differing, is_same_generator
@@ -61,7 +62,7 @@ class RunDirectory:
     def open(path: Path) -> RunDirectory:
         directory = RunDirectory(path)
         if not directory.is_claimed:
-            raise ValueError(f"{path} is no run directory: it has no {CONFIG}; make one with `tailsmith run`")
+            raise UserError(f"{path} is no run directory: it has no {CONFIG}; make one with `tailsmith run`")
         return directory
 
     @property
@@ -79,24 +80,24 @@ class RunDirectory:
             if "generator" in changed and is_same_generator(self.path, earlier.generator, config.generator):
                 changed.remove("generator")
             if changed:
-                raise ValueError(
+                raise UserError(
                     f"{self.path} holds a run of another configuration (differs in: {', '.join(changed)}); "
                     "use another --out"
                 )
         elif self.path.exists() and (not self.path.is_dir() or not self._is_free()):
-            raise ValueError(f"{self.path} exists and is no run directory (it has no {CONFIG}); use another --out")
+            raise UserError(f"{self.path} exists and is no run directory (it has no {CONFIG}); use another --out")
 
     def check_data(self, config: RunConfig, now: Fingerprint) -> None:
         """ValueError that says what changed, for other data than the run began with; of old runs their place counts."""
         stored = self.path / FINGERPRINT
         if not stored.exists():
             if changed := differing(self.config(), config, OF_DATA):
-                raise ValueError(
+                raise UserError(
                     f"{self.path} holds a run of another configuration (differs in: {', '.join(changed)}), and no "
                     f"{FINGERPRINT} that could tell whether the data are the same; use another --out"
                 )
         elif words := changes(Fingerprint.read(stored), now):
-            raise ValueError(
+            raise UserError(
                 f"{self.path} holds a run on the data as they were: since then {words}; use another --out for a run on "
                 "the data as they are now, or bring the earlier state back"
             )
@@ -113,7 +114,7 @@ class RunDirectory:
     def config(self) -> RunConfig:
         content = read_yaml(self.path / CONFIG, "the configuration")
         if not isinstance(content, dict):
-            raise ValueError(f"{self.path / CONFIG} holds no configuration; use another --out")
+            raise UserError(f"{self.path / CONFIG} holds no configuration; use another --out")
         stored: RunConfig = from_dict(RunConfig, content, str(self.path / CONFIG))
         return stored
 

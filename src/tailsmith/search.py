@@ -22,6 +22,7 @@ from tailsmith.classification.classifier import Classifier, load_classifier, on_
 from tailsmith.classification.history import selected_score
 from tailsmith.classification.training import Diverged
 from tailsmith.config import SearchConfig, TrainConfig
+from tailsmith.errors import UserError
 from tailsmith.files import read_json, write_json
 from tailsmith.metrics.accuracy import summarise
 from tailsmith.outputs import HISTORY, save_trained
@@ -53,7 +54,7 @@ def best_of_trials(search: SearchConfig, training: TrainConfig, fit: Fit, folder
         results.append(read_json(path))
     chosen = max(results, key=_score)
     if _score(chosen) < 0:
-        raise ValueError(f"all {search.trials} trials of the search diverged; lower search.learning_rate")
+        raise UserError(f"all {search.trials} trials of the search diverged; lower search.learning_rate")
     classifier = on_accelerator(load_classifier(_trial_path(folder, chosen["trial"]).with_suffix("")))
     classifier.history = chosen["history"]
     return classifier

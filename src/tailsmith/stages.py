@@ -23,6 +23,7 @@ from tailsmith.data.images import Images
 from tailsmith.data.transforms import Augmentation
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.data.views import PerImage
+from tailsmith.errors import UserError
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.prediction import predict
 from tailsmith.recipe import read_recipe, split_data
@@ -150,9 +151,9 @@ def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) 
 def missing(dataset: Dataset, target: Target, per: str) -> npt.NDArray[np.int64]:
     """Images that each class [C] or group [C, A] of the training split lacks to reach `target`."""
     if per not in ("class", "group"):
-        raise ValueError(f"per should be 'class' or 'group', got {per!r}")
+        raise UserError(f"per should be 'class' or 'group', got {per!r}")
     if per == "group" and not dataset.attribute_names:
-        raise ValueError("a plan per group needs attributes, and this dataset has none; plan per class")
+        raise UserError("a plan per group needs attributes, and this dataset has none; plan per class")
     if per == "class":
         return missing_counts(class_counts(dataset), target, dataset.class_names)
     return missing_counts(group_counts(dataset), target, dataset.group_names)
@@ -207,7 +208,7 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
     """
     rows = dataset.split(split)
     if not len(rows):
-        raise ValueError(f"dataset {dataset.name!r} has no {split} images to evaluate on")
+        raise UserError(f"dataset {dataset.name!r} has no {split} images to evaluate on")
     _check_classes(classifier, dataset, "evaluate on the data it was trained for")
     return accuracy_table(
         predict(classifier, rows).logits.argmax(1).numpy(),
@@ -232,7 +233,7 @@ def _default_size(config: TrainConfig) -> int:
 def _check_classes(classifier: Any, dataset: Dataset, advice: str) -> None:
     names = tuple(getattr(classifier, "class_names", dataset.class_names))
     if names != dataset.class_names:
-        raise ValueError(
+        raise UserError(
             f"the classifier's classes are not the dataset's: it {class_difference(names, dataset.class_names)}; "
             f"{advice}"
         )
@@ -245,25 +246,25 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
         ("classifier", getattr(classifier, "class_names", expected)),
     ):
         if tuple(names) != expected:
-            raise ValueError(
+            raise UserError(
                 f"the plan's classes are not the {what}'s: the {what} {class_difference(tuple(names), expected)}; "
                 "make a new plan"
             )
     if classifier is None and plan.has_feedback:
-        raise ValueError("the plan has feedback; give the classifier that guides, or plan with feedback.scale=0")
+        raise UserError("the plan has feedback; give the classifier that guides, or plan with feedback.scale=0")
     planned = plan.meta.get("classifier_sha256")
     if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:
-        raise ValueError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
+        raise UserError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
 
 
 def _check_workers(workers: int, classifier: Any, pipe: Any) -> None:
     if workers < 1:
-        raise ValueError(f"workers should be at least 1, got {workers}")
+        raise UserError(f"workers should be at least 1, got {workers}")
     if workers > 1 and pipe is not None:
-        raise ValueError(f"{workers} workers load the plan's generator themselves; leave `pipe` out, or workers=1")
+        raise UserError(f"{workers} workers load the plan's generator themselves; leave `pipe` out, or workers=1")
     loadable = classifier is None or (isinstance(classifier, Classifier) and classifier.backbone_name != WRAPPED)
     if workers > 1 and not loadable:
-        raise ValueError(
+        raise UserError(
             f"{workers} workers load the classifier from a folder, which can't be done with a module of your own; use "
             "workers=1, or one that tailsmith trained"
         )

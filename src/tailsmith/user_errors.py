@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
+from tailsmith.errors import UserError
+
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a user can mend without knowing our code, beside a full disk.
 _MENDABLE = (
@@ -62,7 +64,7 @@ def _close(option: str, types: Mapping[str, Any]) -> str:
 
 def explained(error: Exception) -> str | None:
     """One line for the user, None for what is no user's doing."""
-    if isinstance(error, ValueError):
+    if isinstance(error, UserError):
         return " ".join(str(error).split())
     number, path = (error.errno, error.filename2 or error.filename) if isinstance(error, OSError) else (None, None)
     if number in _FULL or "(os error 28)" in str(error):  # the latter from safetensors, which is written in Rust

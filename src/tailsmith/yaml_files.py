@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from tailsmith.errors import UserError
+
 MOST_BYTES = 2 * 1024**2
 MOST_VALUES = 200_000  # after every alias is replaced by what it stands for
 DEEPEST = 50
@@ -52,14 +54,12 @@ def read_yaml(path: Path, what: str) -> Any:
     try:
         size = path.stat().st_size
         if size > MOST_BYTES:
-            raise ValueError(
-                f"{what} {path} has {size:,} bytes, expected at most {MOST_BYTES:,}: is it the right file?"
-            )
+            raise UserError(f"{what} {path} has {size:,} bytes, expected at most {MOST_BYTES:,}: is it the right file?")
         return load_yaml(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{what} {path} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
+        raise UserError(f"{what} {path} is not text in UTF-8 ({error.reason}); save it as UTF-8") from error
     except yaml.YAMLError as error:
-        raise ValueError(f"{what} {path} is not a YAML file: {' '.join(str(error).split())}") from error
+        raise UserError(f"{what} {path} is not a YAML file: {' '.join(str(error).split())}") from error
 
 
 def _check_bounds(text: str) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tailsmith.classification import processes
 from tailsmith.classification.tensors import plain, sha256
+from tailsmith.errors import UserError
 from tailsmith.files import write_atomically
 
 FORMAT = "1"  # raised where a version of tailsmith can't go on from an earlier one's checkpoints as that would have
@@ -78,7 +79,7 @@ class CheckpointFile:
         if metadata["data"] != self.data:
             differing.append("the data")
         if differing:
-            raise ValueError(
+            raise UserError(
                 f"{self.path} is of a training that was interrupted and differs from this one in "
                 f"{', '.join(differing)}; run that one's command to go on, or use another folder"
             )

@@ -25,6 +25,7 @@ from tailsmith.classification.saved import (
 )
 from tailsmith.classification.tensors import plain, sha256
 from tailsmith.devices import chosen_device
+from tailsmith.errors import UserError
 from tailsmith.files import write_atomically, write_json
 
 WRAPPED = "wrapped"  # the backbone name of a classifier made from a user's module
@@ -66,7 +67,7 @@ class Classifier(nn.Module):
     def preprocess(self, images: Tensor) -> Tensor:
         """[N, 3, H, W] in [0, 1] -> normalised [N, 3, image_size, image_size]; same size, same pixels."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 "a classifier takes float images [N, 3, H, W] in [0, 1] (divide uint8 by 255), "
                 f"got {images.dtype} {list(images.shape)}"
             )
@@ -99,7 +100,7 @@ def load_classifier(folder: str | Path) -> Classifier:
     folder = Path(folder)
     config = read_config(folder)
     if config.backbone == WRAPPED:
-        raise ValueError(
+        raise UserError(
             f"{folder} was saved from a module of your own: rebuild it, load {folder / WEIGHTS} into it "
             "and pass it to wrap_classifier"
         )
@@ -109,9 +110,9 @@ def load_classifier(folder: str | Path) -> Classifier:
             module = create_backbone(config.backbone, len(config.class_names), image_size=config.image_size).module
         module.load_state_dict(weights)
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG}: {error}") from error
+        raise UserError(f"{folder / CONFIG}: {error}") from error
     except RuntimeError as error:
-        raise ValueError(
+        raise UserError(
             f"{folder / WEIGHTS} is damaged or of another model than config.json says: {one_line(error)}; train again"
         ) from error
     return Classifier(
@@ -182,7 +183,7 @@ class ModuleWithHead(nn.Module):
         finally:
             handle.remove()
         if not seen:
-            raise ValueError(f"layer {self.head_name!r} was not called; name the layer before the logits in features=")
+            raise UserError(f"layer {self.head_name!r} was not called; name the layer before the logits in features=")
         return logits, seen[-1].flatten(1)
 
 
@@ -196,7 +197,7 @@ def _with_features(module: nn.Module, num_classes: int, features: str | None) ->
     fitting = [name for name in linear if module.get_submodule(name).out_features == num_classes]
     if fitting:
         return ModuleWithHead(module, fitting[-1])
-    raise ValueError(
+    raise UserError(
         f"{type(module).__name__} has no linear layer with {num_classes} outputs, one per class, to take "
         "features from; name the layer whose input they are in features=, or check class_names"
     )
@@ -205,7 +206,7 @@ def _with_features(module: nn.Module, num_classes: int, features: str | None) ->
 def _check_layer(module: nn.Module, name: str) -> None:
     names = [each for each, _ in module.named_modules() if each]
     if name not in names:
-        raise ValueError(f"{type(module).__name__} has no layer {name!r}; its last layers are {', '.join(names[-5:])}")
+        raise UserError(f"{type(module).__name__} has no layer {name!r}; its last layers are {', '.join(names[-5:])}")
 
 
 def _try_on_blank_image(classifier: Classifier) -> None:
@@ -216,4 +217,4 @@ def _try_on_blank_image(classifier: Classifier) -> None:
         logits, _ = classifier(torch.zeros(1, 3, size, size, device=parameter.device))
     if not isinstance(logits, Tensor) or logits.shape != (1, classes):
         got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"expected logits [1, {classes}] for one image and {classes} class_names, got {got}")
+        raise UserError(f"expected logits [1, {classes}] for one image and {classes} class_names, got {got}")

@@ -14,6 +14,7 @@ from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.methods.contract import Stage
 from tailsmith.classification.selection import Selection
 from tailsmith.classification.stage_run import Data, StageRun, new_accelerator
+from tailsmith.errors import UserError
 from tailsmith.interruption import Interruption
 
 
@@ -68,7 +69,7 @@ def _read(file: CheckpointFile, device: torch.device) -> Checkpoint | None:
     found = file.read()
     step = 0 if found is None else int(found.progress["step"])
     if int(processes.summed(torch.tensor(step, device=device))) != step * processes.count():
-        raise ValueError(f"the processes of this training see different files at {file.path}; use a folder they share")
+        raise UserError(f"the processes of this training see different files at {file.path}; use a folder they share")
     return found
 
 

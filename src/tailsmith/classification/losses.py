@@ -9,6 +9,8 @@ import numpy.typing as npt
 import torch.nn.functional as F
 from torch import Tensor
 
+from tailsmith.errors import UserError
+
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, prior -> [N]
 Counts = npt.NDArray[np.integer]
 Shares = npt.NDArray[np.float64]
@@ -85,10 +87,10 @@ def class_prior(real_counts: Counts, synthetic_counts: Counts, kind: str, batch_
     nothing counted.
     """
     if kind not in PRIORS:
-        raise ValueError(f"unknown prior {kind!r}: expected one of {', '.join(PRIORS)}")
+        raise UserError(f"unknown prior {kind!r}: expected one of {', '.join(PRIORS)}")
     weights = PRIORS[kind](real_counts, synthetic_counts, batch_shares)
     if not weights.any():
-        raise ValueError(f"prior {kind!r} needs at least one image to count, got none")
+        raise UserError(f"prior {kind!r} needs at least one image to count, got none")
     weights = np.where(weights > 0, weights, weights[weights > 0].min() / 2)
     shares: Shares = weights / weights.sum()
     return shares

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tailsmith.classification.train_config import TrainConfig
 from tailsmith.devices import chosen_device, has_bf16_arithmetic
+from tailsmith.errors import UserError
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CHANNELS_LAST = ("cuda", "xpu")  # where convolutions in half precision are faster so
@@ -19,9 +20,9 @@ log = logging.getLogger(__name__)
 def check_precision(name: str) -> None:
     """ValueError for one that doesn't exist or that the chosen device can't train in."""
     if name not in PRECISIONS:
-        raise ValueError(f"unknown precision {name!r}: expected one of {', '.join(PRECISIONS)}")
+        raise UserError(f"unknown precision {name!r}: expected one of {', '.join(PRECISIONS)}")
     if name == "fp16" and chosen_device().type == "cpu":
-        raise ValueError("precision fp16 needs an accelerator, and this trains on the CPU; use fp32")
+        raise UserError("precision fp16 needs an accelerator, and this trains on the CPU; use fp32")
 
 
 def warn_of_emulation(name: str) -> None:

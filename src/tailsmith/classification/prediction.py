@@ -11,10 +11,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tailsmith.errors import UserError
+
 Rows = npt.NDArray[np.int64]
 
 
-class NotFinite(ValueError):
+class NotFinite(UserError):
     """A classifier's answers are no numbers."""
 
 
@@ -98,11 +100,11 @@ def to_unit_range(pixels: Any, device: torch.device) -> Tensor:
 def check_images(what: str, images: Indexable) -> None:
     """ValueError for no images, or a first image that isn't uint8 [1, 3, H, W]."""
     if not len(images):
-        raise ValueError(f"no {what}: expected at least one")
+        raise UserError(f"no {what}: expected at least one")
     first = torch.as_tensor(images[np.arange(1)])
     if first.dtype != torch.uint8 or first.ndim != 4 or first.shape[1] != 3:
         got = f"{first.dtype} {list(first.shape)}"
-        raise ValueError(f"{what}[rows] should be uint8 [b, 3, H, W], got {got} for one row")
+        raise UserError(f"{what}[rows] should be uint8 [b, 3, H, W], got {got} for one row")
 
 
 def class_hits(predicted: npt.NDArray[Any], labels: npt.NDArray[Any], num_classes: int) -> npt.NDArray[np.int64]:

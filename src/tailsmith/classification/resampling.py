@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tailsmith.errors import UserError
+
 Rows = npt.NDArray[np.int64]
 
 
@@ -72,7 +74,7 @@ def half_and_half(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_
     """Half real, half synthetic, each instance-uniform, as in the paper: exact in batches of even size."""
     for kind, absent in (("real", is_synthetic.all()), ("synthetic", not is_synthetic.any())):
         if absent:
-            raise ValueError(
+            raise UserError(
                 f"resampling 'half_and_half' needs real and synthetic images, got no {kind} ones among "
                 f"{len(labels)}; use resampling 'uniform'"
             )
@@ -87,7 +89,7 @@ def class_balanced(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool
 def group_balanced(labels: Rows, groups: Rows, is_synthetic: npt.NDArray[np.bool_]) -> list[Rows]:
     """Every group that has images equally often (SubpopBench's ReSample)."""
     if (groups < 0).any():
-        raise ValueError(
+        raise UserError(
             "resampling 'group_balanced' needs a group for every training image, "
             f"{(groups < 0).sum()} have none; use resampling 'class_balanced'"
         )

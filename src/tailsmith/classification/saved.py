@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tailsmith.classification.train_config import MOST_PIXELS
+from tailsmith.errors import UserError
 from tailsmith.files import check_readable, read_json
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -34,9 +35,9 @@ class ClassifierConfig:
 def checked_config(*, backbone: Any, class_names: Any, image_size: Any, mean: Any, std: Any) -> ClassifierConfig:
     """Whatever a file or a caller gives, as a configuration; ValueError for what can't be one."""
     if not isinstance(backbone, str) or not backbone:
-        raise ValueError(f"backbone should be a name, got {backbone!r}")
+        raise UserError(f"backbone should be a name, got {backbone!r}")
     if not _is_number(image_size, Integral) or not 1 <= image_size <= MOST_PIXELS:
-        raise ValueError(f"image_size should be a number of pixels in 1..{MOST_PIXELS}, got {image_size!r}")
+        raise UserError(f"image_size should be a number of pixels in 1..{MOST_PIXELS}, got {image_size!r}")
     config = ClassifierConfig(
         backbone,
         checked_names(class_names),
@@ -45,29 +46,29 @@ def checked_config(*, backbone: Any, class_names: Any, image_size: Any, mean: An
         _three_numbers("std", std),
     )
     if min(config.std) <= 0:
-        raise ValueError(f"std should be above 0, got {list(config.std)}")
+        raise UserError(f"std should be above 0, got {list(config.std)}")
     return config
 
 
 def read_config(folder: Path) -> ClassifierConfig:
     """ValueError for a folder that holds no classifier, or one whose config.json is damaged."""
     if not folder.is_dir():
-        raise ValueError(f"no classifier folder {folder}; train one with `tailsmith train`")
+        raise UserError(f"no classifier folder {folder}; train one with `tailsmith train`")
     missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        raise ValueError(f"{folder} is not a classifier folder: {' and '.join(missing)} missing")
+        raise UserError(f"{folder} is not a classifier folder: {' and '.join(missing)} missing")
     path = folder / CONFIG
     try:
         config = read_json(path)
     except (ValueError, RecursionError) as error:  # what json raises
-        raise ValueError(f"{path} is not JSON: {error}; train again") from error
+        raise UserError(f"{path} is not JSON: {error}; train again") from error
     keys = {each.name for each in fields(ClassifierConfig)}
     if not isinstance(config, dict) or not keys <= config.keys():
-        raise ValueError(f"{path} is not of a tailsmith classifier: expected {', '.join(sorted(keys))}")
+        raise UserError(f"{path} is not of a tailsmith classifier: expected {', '.join(sorted(keys))}")
     try:
         return checked_config(**{key: config[key] for key in keys})
     except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}; train again, or put the file back as it was") from error
+        raise UserError(f"{path} is damaged: {error}; train again, or put the file back as it was") from error
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -77,9 +78,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     try:
         weights: dict[str, Tensor] = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged or of another model: {one_line(error)}; train again") from error
+        raise UserError(f"{path} is damaged or of another model: {one_line(error)}; train again") from error
     if broken := not_finite(weights.items()):
-        raise ValueError(
+        raise UserError(
             f"{path} has NaN or infinite weights in {len(broken)} of {len(weights)} tensors, the first is {broken[0]}: "
             "its training diverged, or the file is damaged; train again, with a lower learning_rate if it diverged"
         )
@@ -101,12 +102,12 @@ def checked_names(values: Any) -> tuple[str, ...]:
     """ValueError for what isn't one name per class, each once; numbers will do."""
     listed = list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes, dict)) else [None]
     if not all(isinstance(name, (str, Integral)) for name in listed):
-        raise ValueError(f"class_names should be one name per class, got {values!r}")
+        raise UserError(f"class_names should be one name per class, got {values!r}")
     names = tuple(str(name) for name in listed)
     twice = sorted(name for name, times in Counter(names).items() if times > 1)
     if not names or twice:
         got = f"{', '.join(twice)} more than once" if names else "none"
-        raise ValueError(f"class_names should be one name per class, each once, got {got}")
+        raise UserError(f"class_names should be one name per class, each once, got {got}")
     return names
 
 
@@ -114,7 +115,7 @@ def _three_numbers(name: str, values: Any) -> tuple[float, ...]:
     listed = list(values) if isinstance(values, Iterable) and not isinstance(values, (str, bytes, dict)) else []
     numbers = tuple(float(each) for each in listed if _is_number(each, Real))
     if len(listed) != 3 or len(numbers) != 3 or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{name} should be three finite numbers, one per colour, got {values!r}")
+        raise UserError(f"{name} should be three finite numbers, one per colour, got {values!r}")
     return numbers
 
 

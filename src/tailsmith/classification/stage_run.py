@@ -26,11 +26,12 @@ from tailsmith.classification.saved import not_finite
 from tailsmith.classification.selection import Labelled, score
 from tailsmith.classification.sources import Drawn, Source, drawn_seeds
 from tailsmith.devices import chosen_device
+from tailsmith.errors import UserError
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]  # float [B, 3, H, W] in [0, 1] -> the same
 
 
-class Diverged(ValueError):
+class Diverged(UserError):
     """The loss or the weights are no longer finite."""
 
 

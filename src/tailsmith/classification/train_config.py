@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tailsmith.errors import UserError
+
 MOST_SEED = 2**63 - 1  # what numpy's, torch's and Parquet's whole numbers hold alike
 MOST_PIXELS = 4096  # of a side; a batch of 128 would have 26 GB before the first layer
 MOST = {"steps": 10**9, "epochs": 10**6, "batch_size": 2**16, "meta_batch_size": 2**16}
@@ -32,7 +34,7 @@ class StageTwoConfig:
         check_above_zero(self, ("learning_rate", "meta_learning_rate"), "stage_two.")
         check_not_negative(self, ("weight_decay", "init_pow"), "stage_two.")
         if self.sampler not in ("uniform", "meta"):
-            raise ValueError(f"unknown stage_two.sampler {self.sampler!r}: expected one of uniform, meta")
+            raise UserError(f"unknown stage_two.sampler {self.sampler!r}: expected one of uniform, meta")
 
 
 @dataclass(frozen=True)
@@ -71,26 +73,26 @@ class TrainConfig:
         check_not_negative(self, ("weight_decay", "seed"))
         check_seed(self.seed)
         if self.workers is not None and self.workers < 1:
-            raise ValueError(f"workers should be at least 1, got {self.workers}")
+            raise UserError(f"workers should be at least 1, got {self.workers}")
         if self.image_size is not None:
             self._check_image_size(self.image_size)
         for name in ("alpha", "warmup_fraction", "label_smoothing"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} should be in 0..1, got {getattr(self, name)}")
+                raise UserError(f"{name} should be in 0..1, got {getattr(self, name)}")
         for name in ("momentum", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 0 and below 1, got {getattr(self, name)}")
+                raise UserError(f"{name} should be at least 0 and below 1, got {getattr(self, name)}")
         if self.resampling == "half_and_half" and self.batch_size % 2:
-            raise ValueError(f"resampling 'half_and_half' needs an even batch_size, got {self.batch_size}")
+            raise UserError(f"resampling 'half_and_half' needs an even batch_size, got {self.batch_size}")
         if self.stage_two is not None:
             self._check_stage_two(self.stage_two)
 
     def _check_image_size(self, size: int) -> None:
         """Before the memory is gone."""
         if not 1 <= size <= MOST_PIXELS:
-            raise ValueError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {size}")
+            raise UserError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {size}")
         if self.batch_size * size**2 > _MOST_PIXELS_OF_A_BATCH:
-            raise ValueError(
+            raise UserError(
                 f"a batch of {self.batch_size} images of {size} x {size} pixels takes "
                 f"{12e-9 * self.batch_size * size**2:,.0f} GB before the first layer; lower image_size or batch_size"
             )
@@ -98,16 +100,16 @@ class TrainConfig:
     def _check_stage_two(self, second: StageTwoConfig) -> None:
         """What of the second stage can't go with the rest."""
         if self.resampling == "half_and_half" and second.batch_size % 2:
-            raise ValueError(f"resampling 'half_and_half' needs an even stage_two.batch_size, got {second.batch_size}")
+            raise UserError(f"resampling 'half_and_half' needs an even stage_two.batch_size, got {second.batch_size}")
         if second.sampler != "meta":
             return
         if self.resampling in ("class_balanced", "group_balanced"):
-            raise ValueError(
+            raise UserError(
                 f"stage_two.sampler 'meta' learns how often a class is drawn, but resampling {self.resampling!r} "
                 "settles it; use resampling 'uniform' or 'half_and_half', or stage_two.sampler 'uniform'"
             )
         if self.prior == "effective" and second.method == "balanced_softmax":
-            raise ValueError(
+            raise UserError(
                 "prior 'effective' is what batches hold, which stage_two.sampler 'meta' changes at every step; use "
                 "prior 'per_source', 'combined' or 'real', or stage_two.sampler 'uniform'"
             )
@@ -115,7 +117,7 @@ class TrainConfig:
 
 def check_seed(seed: int) -> None:
     if seed > MOST_SEED:
-        raise ValueError(f"seed should be at most {MOST_SEED} (2^63 - 1), got {seed}")
+        raise UserError(f"seed should be at most {MOST_SEED} (2^63 - 1), got {seed}")
 
 
 def check_whole(config: object, names: Sequence[str], prefix: str = "") -> None:
@@ -125,20 +127,20 @@ def check_whole(config: object, names: Sequence[str], prefix: str = "") -> None:
         if value is None:
             continue
         if not value > 0:
-            raise ValueError(f"{prefix}{name} should be above 0, got {value}")
+            raise UserError(f"{prefix}{name} should be above 0, got {value}")
         if value != value // 1:
-            raise ValueError(f"{prefix}{name} should be a whole number, got {value}")
+            raise UserError(f"{prefix}{name} should be a whole number, got {value}")
         if value > most:
-            raise ValueError(f"{prefix}{name} should be {most:,} at most, got {value}")
+            raise UserError(f"{prefix}{name} should be {most:,} at most, got {value}")
 
 
 def check_above_zero(config: object, names: Sequence[str], prefix: str = "") -> None:
     for name in names:
         if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{prefix}{name} should be above 0 and finite, got {getattr(config, name)}")
+            raise UserError(f"{prefix}{name} should be above 0 and finite, got {getattr(config, name)}")
 
 
 def check_not_negative(config: object, names: Sequence[str], prefix: str = "") -> None:
     for name in names:
         if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"{prefix}{name} should not be negative or infinite, got {getattr(config, name)}")
+            raise UserError(f"{prefix}{name} should not be negative or infinite, got {getattr(config, name)}")

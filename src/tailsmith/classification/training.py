@@ -31,6 +31,7 @@ from tailsmith.classification.resampling import RESAMPLING, Rows
 from tailsmith.classification.selection import Labelled
 from tailsmith.classification.stage_run import Augment, Data, Diverged
 from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
+from tailsmith.errors import UserError
 
 __all__ = [
     "TrainConfig",
@@ -119,7 +120,7 @@ def check_train_config(config: TrainConfig) -> None:
         choices["stage_two.method"], chosen["stage_two.method"] = LOSSES, config.stage_two.method
     for name, known in choices.items():
         if chosen[name] not in known:
-            raise ValueError(f"unknown {name} {chosen[name]!r}: expected one of {', '.join(known)}")
+            raise UserError(f"unknown {name} {chosen[name]!r}: expected one of {', '.join(known)}")
 
 
 def untrained_classifier(config: TrainConfig, class_names: Sequence[str]) -> Classifier:
@@ -155,10 +156,10 @@ def _checked(what: str, images: Indexable, labels: npt.ArrayLike, class_names: S
     check_images(f"{what} images", images)
     array = _per_row(f"{what} labels", labels, len(images))
     if not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"{what} labels should be integers, got {array.dtype}")
+        raise UserError(f"{what} labels should be integers, got {array.dtype}")
     if array.min() < 0 or array.max() >= len(class_names):
         outside = array[(array < 0) | (array >= len(class_names))][0]
-        raise ValueError(
+        raise UserError(
             f"{what} labels should be in 0..{len(class_names) - 1}, one per class name, got {outside}; "
             "check class_names and the labels"
         )
@@ -168,7 +169,7 @@ def _checked(what: str, images: Indexable, labels: npt.ArrayLike, class_names: S
 def _per_row(name: str, values: npt.ArrayLike, n: int) -> npt.NDArray[Any]:
     array = np.asarray(values)
     if array.shape != (n,):
-        raise ValueError(f"{name} should have one entry per image, shape [{n}], got {list(array.shape)}")
+        raise UserError(f"{name} should have one entry per image, shape [{n}], got {list(array.shape)}")
     return array
 
 
@@ -176,7 +177,7 @@ def _check_trained_classes(train: Rows, validation: Rows, class_names: Sequence[
     unseen = np.setdiff1d(validation, train)
     if len(unseen):
         names = ", ".join(str(class_names[label]) for label in unseen)
-        raise ValueError(
+        raise UserError(
             f"validation has images of classes without a training image: {names}; add training images (real "
             "or synthetic) or leave these classes out"
         )

@@ -22,6 +22,7 @@ from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import SPLITS, Dataset, make_table, with_limit
 from tailsmith.data.list_files import read_list_files
 from tailsmith.data.nico import read_nico
+from tailsmith.errors import UserError
 
 READERS: dict[str, Callable[[Benchmark, Path], Dataset]] = {
     "list_files": lambda benchmark, root: read_list_files(
@@ -61,7 +62,7 @@ class Benchmark:
 
     def __post_init__(self) -> None:
         if self.reader not in READERS:
-            raise ValueError(f"benchmark.reader should be one of {', '.join(READERS)}, got {self.reader!r}")
+            raise UserError(f"benchmark.reader should be one of {', '.join(READERS)}, got {self.reader!r}")
 
     def names(self) -> dict[str, str]:
         """Class folder -> display name, where the folder's own words won't do."""
@@ -99,7 +100,7 @@ def read(
     Counts that aren't the published ones are a warning. ValueError for anything wrong with lists, labels or files.
     """
     if not root.is_dir():
-        raise ValueError(f"no folder {root}; expected the root of {benchmark.name}: {benchmark.where()}")
+        raise UserError(f"no folder {root}; expected the root of {benchmark.name}: {benchmark.where()}")
     found = READERS[benchmark.reader](benchmark, root)
     dataset = Dataset(found.table, found.class_names, found.attribute_names, benchmark.name, benchmark.licence)
     dataset = with_limit(dataset, max_megapixels)
@@ -120,7 +121,7 @@ def published(benchmark: Benchmark) -> Dataset:
     """The published training split as rows without images: enough to plan on, not to synthesize from."""
     counts = benchmark.train_counts()
     if not counts:
-        raise ValueError(
+        raise UserError(
             f"{benchmark.name} publishes no count per class or group, only totals; give the images with --data: "
             f"{benchmark.where()}"
         )
@@ -136,10 +137,10 @@ def missing_from_totals(benchmark: Benchmark, target: object, per: str) -> int:
     """
     largest = benchmark.largest_group
     if largest is None or "train" not in benchmark.images:
-        raise ValueError(f"{benchmark.name} publishes no totals of its groups; give the images with --data")
+        raise UserError(f"{benchmark.name} publishes no totals of its groups; give the images with --data")
     wanted = largest if target == "max" else target
     if per != "group" or not isinstance(wanted, int) or wanted < largest:
-        raise ValueError(
+        raise UserError(
             f"target {target!r} per {per} of {benchmark.name} needs counts that aren't published; give the images "
             f"with --data, or a target per group of at least {largest}, the largest group"
         )
@@ -191,7 +192,7 @@ def _check_files(dataset: Dataset, root: Path, where: str) -> None:
         check_utf8(path, "the path", "rename the file or folder")
     absent = [path for path in dataset.table["path"] if not os.path.isfile(path)]
     if absent:
-        raise ValueError(
+        raise UserError(
             f"{len(absent):,} of the {len(dataset):,} images of {dataset.name} do not exist, the first is {absent[0]}; "
             f"put them below {root}, or leave them out with --skip-corrupt; {where}"
         )

@@ -13,6 +13,7 @@ from tailsmith.data.dataset import Dataset, content_hash
 from tailsmith.data.decoding import Seen, examine
 from tailsmith.data.overlap import check_overlap
 from tailsmith.data.survey import shallow_colour, warn_of_odd_images, with_ranges
+from tailsmith.errors import UserError
 from tailsmith.terminal import shown
 
 
@@ -29,7 +30,7 @@ def check_dataset(dataset: Dataset, *, skip_corrupt: bool = False) -> tuple[Data
     skipped = [complaint for complaint in complaints if complaint is not None]
     if skipped and not skip_corrupt:
         more = f" (and {len(skipped) - 1} more like it)" if len(skipped) > 1 else ""
-        raise ValueError(f"{skipped[0]}{more}")
+        raise UserError(f"{skipped[0]}{more}")
     if skipped:
         fit = [row for row, complaint in enumerate(complaints) if complaint is None]
         whole, dataset = dataset, dataset.select(fit)
@@ -48,9 +49,9 @@ def check_table(dataset: Dataset) -> None:
     """What can be said without opening an image."""
     name = dataset.name or "the dataset"
     if len(dataset) == 0:
-        raise ValueError(f"{name}: no images; expected a folder per class with images in it, or a table of images")
+        raise UserError(f"{name}: no images; expected a folder per class with images in it, or a table of images")
     if len(dataset.class_names) < 2:
-        raise ValueError(
+        raise UserError(
             f"{name}: one class only ({dataset.class_names[0]!r}); a classifier needs two or more: "
             "one folder per class, or a label column with two values"
         )
@@ -65,7 +66,7 @@ def check_utf8(text: str, what: str, advice: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{shown(text)}: {what} is not UTF-8; {advice}") from error
+        raise UserError(f"{shown(text)}: {what} is not UTF-8; {advice}") from error
 
 
 def check_training_labels(dataset: Dataset) -> None:
@@ -74,7 +75,7 @@ def check_training_labels(dataset: Dataset) -> None:
     for split in ("val", "test"):
         lacking = np.flatnonzero((class_counts(dataset, split) > 0) & (train == 0))
         if len(lacking):
-            raise ValueError(
+            raise UserError(
                 f"label {dataset.class_names[lacking[0]]!r} is in {split} but not in train "
                 f"({len(lacking)} such labels); add training images of it or remove it from {split}"
             )
@@ -85,7 +86,7 @@ def check_conditionable(dataset: Dataset) -> None:
     real = dataset.select(dataset.table["source"].to_numpy() == "real")
     empty = np.flatnonzero(class_counts(real) == 0)
     if len(empty):
-        raise ValueError(
+        raise UserError(
             f"class {dataset.class_names[empty[0]]!r} has no training image, and so nothing to condition on "
             f"({len(empty)} such classes); add at least one image, or remove the class"
         )
@@ -111,7 +112,7 @@ def _check_left(whole: Dataset, left: Dataset, skipped: Sequence[str]) -> None:
     had, has = (np.bincount(each.labels, minlength=len(each.class_names)) for each in (whole, left))
     gone = np.flatnonzero((had > 0) & (has == 0))
     if len(gone) and len(left):
-        raise ValueError(
+        raise UserError(
             f"class {whole.class_names[gone[0]]!r} has no image left without those that can't be read "
             f"({len(gone)} such classes), the first: {skipped[0].split(';')[0]}; mend them, or remove the class"
         )
@@ -121,7 +122,7 @@ def _check_ids(dataset: Dataset) -> None:
     ids = dataset.table["image_id"]
     repeated = ids[ids.duplicated()]
     if len(repeated):
-        raise ValueError(
+        raise UserError(
             f"duplicate image_id {repeated.iloc[0]!r} ({len(repeated)} rows repeat an id); "
             "every image should have an id, or path, of its own"
         )
@@ -132,7 +133,7 @@ def _check_real_evaluation(dataset: Dataset) -> None:
     wrong = np.flatnonzero((table["source"] == "synthetic") & (table["split"] != "train"))
     if len(wrong):
         row = int(wrong[0])
-        raise ValueError(
+        raise UserError(
             f"{dataset.described(row)} is synthetic and in {table['split'].iat[row]} ({len(wrong)} such "
             "images); validation and test should be real: move it to train"
         )

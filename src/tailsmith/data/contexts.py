@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from tailsmith.errors import UserError
+
 Array = NDArray[np.float64]
 SIZE = 32
 CONTEXTS = ("autumn", "dim", "grass", "outdoor", "rock", "water")
@@ -126,7 +128,7 @@ def render(
     stylistic bias of the paper's section 3.2.
     """
     if style not in STYLES:
-        raise ValueError(f"style should be one of {', '.join(STYLES)}, got {style!r}")
+        raise UserError(f"style should be one of {', '.join(STYLES)}, got {style!r}")
     rng = np.random.default_rng(seed)
     background = BACKGROUNDS[context](rng)
     top, left = rng.integers(0, SIZE - 28 + 1, size=2)

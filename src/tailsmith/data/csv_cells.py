@@ -6,6 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from tailsmith.errors import UserError
+
 SEPARATORS = (",", ";", "\t")
 
 
@@ -23,13 +25,13 @@ def read_cells(path: Path) -> dict[str, list[str | None]]:
             header = [name.strip() for name in next(lines, [])]
             rows = [(lines.line_num, row) for row in lines if row]
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a readable csv file: it is not UTF-8 text ({error}); save it as UTF-8"
         ) from error
     except csv.Error as error:
-        raise ValueError(f"{path} is not a readable csv file: line {lines.line_num}: {error}") from error
+        raise UserError(f"{path} is not a readable csv file: line {lines.line_num}: {error}") from error
     if not any(header):
-        raise ValueError(f"{path} is not a readable csv file: its first line should name the columns, and is empty")
+        raise UserError(f"{path} is not a readable csv file: its first line should name the columns, and is empty")
     _check_header(header, path)
     _check_lengths(header, rows, path)
     return {name: [row[place] or None for _, row in rows] for place, name in enumerate(header)}
@@ -38,7 +40,7 @@ def read_cells(path: Path) -> dict[str, list[str | None]]:
 def _check_header(header: Sequence[str], path: Path) -> None:
     repeated = [name for place, name in enumerate(header) if name in header[:place]]
     if repeated:
-        raise ValueError(f"{path} has two columns {repeated[0]!r}; name each once")
+        raise UserError(f"{path} has two columns {repeated[0]!r}; name each once")
 
 
 def _check_lengths(header: Sequence[str], rows: Sequence[tuple[int, Sequence[str]]], path: Path) -> None:
@@ -46,7 +48,7 @@ def _check_lengths(header: Sequence[str], rows: Sequence[tuple[int, Sequence[str
     if wrong:
         number, fields = wrong[0]
         has = f"{fields} field" if fields == 1 else f"{fields} fields"
-        raise ValueError(
+        raise UserError(
             f"{path}: line {number} has {has}, and the header has {len(header)} ({', '.join(header)}); {len(wrong):,} "
             "lines are so: give each as many, with quotes around what has a comma in it"
         )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tailsmith.data.decoding import Decoding, decode
 from tailsmith.data.packed import is_packed, read_packed
+from tailsmith.errors import UserError
 
 COLUMNS = ("image_id", "path", "bytes", "label", "attribute", "split", "source")
 SPLITS = ("train", "val", "test")
@@ -41,7 +42,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if tuple(self.table.columns) != COLUMNS:
-            raise ValueError(f"a Dataset's table has columns {list(COLUMNS)}, got {list(self.table.columns)}")
+            raise UserError(f"a Dataset's table has columns {list(COLUMNS)}, got {list(self.table.columns)}")
         _check_codes("label", self.table["label"].to_numpy(), 0, self.class_names)
         _check_codes("attribute", self.table["attribute"].to_numpy(), -1, self.attribute_names)
         _check_words("split", self.table["split"], SPLITS)
@@ -74,14 +75,14 @@ class Dataset:
 
     def split(self, name: str) -> Dataset:
         if name not in SPLITS:
-            raise ValueError(f"split should be one of {list(SPLITS)}, got {name!r}")
+            raise UserError(f"split should be one of {list(SPLITS)}, got {name!r}")
         return self.select(self.table["split"].to_numpy() == name)
 
     def select(self, mask_or_rows: npt.NDArray[Any] | Sequence[int]) -> Dataset:
         """The rows of a boolean mask [n], or the given row numbers in the given order."""
         chosen = np.asarray(mask_or_rows)
         if chosen.dtype == bool and len(chosen) != len(self):
-            raise ValueError(f"a mask over this dataset has {len(self)} entries, got {len(chosen)}")
+            raise UserError(f"a mask over this dataset has {len(self)} entries, got {len(chosen)}")
         rows = np.flatnonzero(chosen) if chosen.dtype == bool else chosen.astype(np.int64)
         return replace(self, table=self.table.iloc[rows].reset_index(drop=True))
 
@@ -95,7 +96,7 @@ class Dataset:
             return read_packed(name)
         path = Path(name)
         if not path.is_file():
-            raise ValueError(f"{path} does not exist, or is no file; bring it back or pass --skip-corrupt")
+            raise UserError(f"{path} does not exist, or is no file; bring it back or pass --skip-corrupt")
         return path.read_bytes()
 
     def image(self, row: int) -> Image.Image:
@@ -115,7 +116,7 @@ class Dataset:
     def concatenate(datasets: Sequence[Dataset]) -> Dataset:
         """All rows one after the other, under the first one's name; class and attribute names must agree."""
         if not datasets:
-            raise ValueError("nothing to concatenate: got no dataset, expected at least one")
+            raise UserError("nothing to concatenate: got no dataset, expected at least one")
         first = datasets[0]
         decoding = first.decoding
         for other in datasets[1:]:
@@ -165,7 +166,7 @@ def content_hash(encoded: bytes) -> str:
 def _objects(values: Sequence[object], n: int) -> pd.Series:
     """A column of Python objects, so that None stays None and bytes stay bytes."""
     if len(values) != n:
-        raise ValueError(f"every column should have one value per label: expected {n}, got {len(values)}")
+        raise UserError(f"every column should have one value per label: expected {n}, got {len(values)}")
     return pd.Series(list(values), dtype=object)
 
 
@@ -183,10 +184,10 @@ def _normalized(table: pd.DataFrame) -> pd.DataFrame:
 
 def _check_codes(column: str, codes: npt.NDArray[np.int64], lowest: int, names: tuple[str, ...]) -> None:
     if not np.issubdtype(codes.dtype, np.integer):
-        raise ValueError(f"column '{column}' should hold whole numbers, got {codes.dtype}")
+        raise UserError(f"column '{column}' should hold whole numbers, got {codes.dtype}")
     outside = codes[(codes < lowest) | (codes >= len(names))]
     if len(outside):
-        raise ValueError(
+        raise UserError(
             f"column '{column}' should be within {lowest}..{len(names) - 1}, one per name; got {outside[0]}"
         )
 
@@ -194,11 +195,11 @@ def _check_codes(column: str, codes: npt.NDArray[np.int64], lowest: int, names: 
 def _check_words(column: str, values: pd.Series, allowed: tuple[str, ...]) -> None:
     unknown = [value for value in pd.unique(values) if value not in allowed]
     if unknown:
-        raise ValueError(f"column '{column}' should hold {', '.join(allowed)}; got {unknown[0]!r}")
+        raise UserError(f"column '{column}' should hold {', '.join(allowed)}; got {unknown[0]!r}")
 
 
 def _check_same_names(kind: str, expected: tuple[str, ...], got: tuple[str, ...]) -> None:
     if expected != got:
-        raise ValueError(
+        raise UserError(
             f"datasets to concatenate should have the same {kind} names, got {list(expected)} and {list(got)}"
         )

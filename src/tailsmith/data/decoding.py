@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from tailsmith.errors import UserError
+
 # All that is ever opened. Pillow would start Ghostscript on PostScript, whatever the file is called.
 RASTER_FORMATS = (
     *("PNG", "JPEG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "PPM", "JPEG2000", "TGA", "PCX", "SGI", "QOI"),
@@ -50,13 +52,13 @@ class Decoding:
 
     def __post_init__(self) -> None:
         if not 0 < self.max_megapixels < float("inf"):
-            raise ValueError(f"max_megapixels should be a number above 0, got {self.max_megapixels}")
+            raise UserError(f"max_megapixels should be a number above 0, got {self.max_megapixels}")
 
     def joined(self, other: Decoding) -> Decoding:
         """For images of both; ValueError where one kind of pixels has two ranges."""
         for kind in self.ranges.keys() & other.ranges.keys():
             if tuple(self.ranges[kind]) != tuple(other.ranges[kind]):
-                raise ValueError(
+                raise UserError(
                     f"{kind} are scaled by {self.ranges[kind]} in one dataset and by {other.ranges[kind]} in the "
                     "other; load them together, as one dataset"
                 )
@@ -82,7 +84,7 @@ class _Stored:
     deep_colour: bool
 
 
-class _Refused(ValueError):
+class _Refused(UserError):
     """Of a sound file; the message is for the user."""
 
 
@@ -172,14 +174,14 @@ def _pixels(encoded: bytes, described: str, decoding: Decoding, *, scale: bool =
             return stored, stored.image
         return stored, Image.fromarray(to_8_bits(values, kind, _limits(kind, values, decoding))).convert("RGB")
     except _Refused as error:
-        raise ValueError(f"{described} {error} or pass --skip-corrupt") from error
+        raise UserError(f"{described} {error} or pass --skip-corrupt") from error
     except UnidentifiedImageError as error:
-        raise ValueError(f"{described} {_unidentified(encoded)} or pass --skip-corrupt") from error
+        raise UserError(f"{described} {_unidentified(encoded)} or pass --skip-corrupt") from error
     except MemoryError as error:
         raise MemoryError(f"not enough memory to decode {described}") from error
     except Exception as error:  # Pillow's readers let through whatever broken or odd bytes make Python raise
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{described} is corrupt or truncated ({said}); replace it or pass --skip-corrupt") from error
+        raise UserError(f"{described} is corrupt or truncated ({said}); replace it or pass --skip-corrupt") from error
 
 
 def _opened(encoded: bytes, max_megapixels: float) -> Image.Image:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from tailsmith.data.contexts import CONTEXTS, render
 from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.errors import UserError
 
 CLASS_NAMES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
@@ -90,13 +91,13 @@ def load_embedded(task: str, *, seed: int = 0, counts: Sequence[int] | NDArray[n
     is made. Validation (1,200) and test (4,800) are the same for every seed.
     """
     if task not in TASKS:
-        raise ValueError(f"embedded task should be one of {list(TASKS)}, got {task!r}")
+        raise UserError(f"embedded task should be one of {list(TASKS)}, got {task!r}")
     if counts is None:
         counts = [LONG_TAIL[name] for name in CLASS_NAMES] if task == "fashion-lt" else group_counts()
     wanted = np.asarray(counts)
     shape = (len(CLASS_NAMES),) if task == "fashion-lt" else (len(CLASS_NAMES), len(CONTEXTS))
     if wanted.shape != shape:
-        raise ValueError(f"counts for {task} should have shape {shape}, got {wanted.shape}")
+        raise UserError(f"counts for {task} should have shape {shape}, got {wanted.shape}")
     photographs = load_photographs()
     rows, contexts = _training_rows(photographs, wanted, seed)
     parts = [_rendered(photographs, rows, contexts, "train")]
@@ -117,9 +118,7 @@ def _training_rows(
         pool = np.flatnonzero((photographs.split == 0) & (photographs.labels == label))
         total = int(counts[label].sum())
         if total > len(pool):
-            raise ValueError(
-                f"class {CLASS_NAMES[label]!r} has {len(pool)} photographs to draw from, asked for {total}"
-            )
+            raise UserError(f"class {CLASS_NAMES[label]!r} has {len(pool)} photographs to draw from, asked for {total}")
         order, random_contexts = rng.permutation(pool), rng.integers(0, len(CONTEXTS), size=len(pool))
         if counts.ndim == 1:
             rows += order[:total].tolist()
@@ -127,7 +126,7 @@ def _training_rows(
         else:  # every context owns a share of the order, so that groups grow independently
             for context, part in enumerate(_shares(order, label)):
                 if counts[label, context] > len(part):
-                    raise ValueError(
+                    raise UserError(
                         f"group {CLASS_NAMES[label]!r} in {CONTEXTS[context]!r} has {len(part)} photographs "
                         f"to draw from, asked for {counts[label, context]}"
                     )

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.packed import is_packed
+from tailsmith.errors import UserError
 from tailsmith.files import write_atomically
 
 WHOLE = 12 * 1024  # bytes: files up to this are read whole, larger ones at their beginning, middle and end
@@ -54,7 +55,7 @@ class Fingerprint:
             stored = pq.read_table(path)
             names = json.loads(stored.schema.metadata[SCHEMA_KEY])
         except (pa.ArrowException, OSError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged, so what the data were can't be told ({error})") from error
+            raise UserError(f"{path} is damaged, so what the data were can't be told ({error})") from error
         table = stored.to_pandas()
         return Fingerprint(table, tuple(names["class_names"]), tuple(names["attribute_names"]))
 

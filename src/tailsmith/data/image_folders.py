@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tailsmith.data.decoding import image_suffixes
 from tailsmith.data.split_names import may_be_split, split_name
+from tailsmith.errors import UserError
 
 # What systems and tools leave in folders of images, in lower case; whatever begins with a dot is left out too.
 SYSTEM_FOLDERS = frozenset(
@@ -125,12 +126,12 @@ def _split_folders(root: Path, folders: Sequence[_Folder]) -> list[tuple[str, Pa
         return [("train", ())]
     strangers = [name for name in children if name not in splits]
     if strangers:
-        raise ValueError(
+        raise UserError(
             f"{root} has {with_classes[0]}/ with class folders, and also {strangers[0]}/; expected train, val and test "
             "folders only, or class folders only: rename it, move it elsewhere, or list the images in a metadata.csv"
         )
     if not any(splits[name] == "train" for name in with_classes):
-        raise ValueError(
+        raise UserError(
             f"{root} has {' and '.join(f'{name}/' for name in with_classes)} with class folders, and no train/ with "
             "such; name the folder of the training images train, or list the images in a metadata.csv with columns "
             "path, label and split"
@@ -150,7 +151,7 @@ def _check_flat(root: Path, folders: Sequence[_Folder], children: Sequence[str])
     for name in children:
         like_split = split_name(name) is not None and (name.lower() != "train" or len(children) == 1)
         if like_split or (may_be_split(name) and len(_children(folders, (name,))) > 1):
-            raise ValueError(
+            raise UserError(
                 f"{root} has {name}/: is it a split or a class? A split is called train, val or test and has a folder "
                 "per class inside; rename the folder, or list the images in a metadata.csv with columns path, label "
                 "and split"

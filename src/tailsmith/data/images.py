@@ -14,6 +14,7 @@ from PIL import Image
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.view_workers import ViewWorkers
 from tailsmith.data.views import PerImage
+from tailsmith.errors import UserError
 
 Rows = npt.NDArray[np.integer] | torch.Tensor | Sequence[int] | slice
 
@@ -38,7 +39,7 @@ class Images:
         cache_budget: int = CACHE_BUDGET,
     ) -> None:
         if size < 1:
-            raise ValueError(f"size should be a positive number of pixels, got {size}")
+            raise UserError(f"size should be a positive number of pixels, got {size}")
         self.dataset = dataset
         self.size = size
         n = len(dataset)

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.errors import UserError
 
 
 class Entry(NamedTuple):
@@ -28,7 +29,7 @@ def read_list_files(
     """
     for path in (root / name for name in lists.values()):
         if not path.is_file():
-            raise ValueError(f"no list {path}; {source} needs {path.name}: {where}")
+            raise UserError(f"no list {path}; {source} needs {path.name}: {where}")
     entries = [entry for split, name in lists.items() for entry in _read_list(root / name, split, classes, source)]
     folders = _class_folders(entries, classes, source)
     order = {split: number for number, split in enumerate(lists)}
@@ -51,24 +52,24 @@ def _read_list(path: Path, split: str, classes: int, source: str) -> list[Entry]
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); download it again") from error
+        raise UserError(f"{path} is not UTF-8 text ({error}); download it again") from error
     entries = []
     for number, line in enumerate(text.splitlines(), start=1):
         fields = line.split()
         if not fields:
             continue
         if len(fields) != 2 or not fields[1].isdecimal():
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: expected a path, a space and a class index, got {line!r}; download the list "
                 "again"
             )
         if int(fields[1]) >= classes:
-            raise ValueError(
+            raise UserError(
                 f"{path}, line {number}: the class index of {source} should be within 0..{classes - 1}, got {fields[1]}"
             )
         entries.append(Entry(split, fields[0], int(fields[1])))
     if not entries:
-        raise ValueError(f"{path} lists no image; download it again")
+        raise UserError(f"{path} lists no image; download it again")
     return entries
 
 
@@ -79,16 +80,16 @@ def _class_folders(entries: list[Entry], classes: int, source: str) -> list[str]
     for entry in entries:
         folder = PurePosixPath(entry.path).parent.name
         if not folder:
-            raise ValueError(f"{source}: {entry.path!r} should lie in a folder of its class")
+            raise UserError(f"{source}: {entry.path!r} should lie in a folder of its class")
         if folders.setdefault(entry.label, folder) != folder or labels.setdefault(folder, entry.label) != entry.label:
-            raise ValueError(
+            raise UserError(
                 f"{source}: {entry.path!r} is listed under class {entry.label}, but that class has images in "
                 f"{folders[entry.label]!r} and {folder!r} belongs to class {labels.get(folder, entry.label)}; "
                 "are all lists of one benchmark, in one version?"
             )
     lacking = [label for label in range(classes) if label not in folders]
     if lacking:
-        raise ValueError(
+        raise UserError(
             f"{source}: the lists have no image of class {lacking[0]} ({len(lacking)} such classes of {classes}); "
             "download them again"
         )

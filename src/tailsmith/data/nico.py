@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.list_files import words
+from tailsmith.errors import UserError
 
 LABELS = "dg_label_id_mapping.json"  # class folder -> class index
 IMAGES = Path("public_dg_0416") / "train"  # then a folder per context, then one per class
@@ -64,13 +65,13 @@ def _split_group(names: list[str], generator: random.Random) -> list[tuple[str, 
 
 def _label_map(path: Path, classes: int, where: str) -> dict[str, int]:
     if not path.is_file():
-        raise ValueError(f"no label map {path}; nico++ needs {LABELS}: {where}")
+        raise UserError(f"no label map {path}; nico++ needs {LABELS}: {where}")
     try:
         label_of = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}); download it again") from error
+        raise UserError(f"{path} is not a JSON file ({error}); download it again") from error
     if not isinstance(label_of, dict) or sorted(map(str, label_of.values())) != sorted(map(str, range(classes))):
-        raise ValueError(
+        raise UserError(
             f"{path} should map {classes} class names to the numbers 0..{classes - 1}, one each; download it again"
         )
     return {str(name): int(label) for name, label in label_of.items()}
@@ -79,7 +80,7 @@ def _label_map(path: Path, classes: int, where: str) -> dict[str, int]:
 def _check_context(folder: Path, known: set[str], where: str) -> None:
     """The context is there, and holds no folder of images that the label map would make us overlook."""
     if not folder.is_dir():
-        raise ValueError(f"no folder {folder}; nico++ has one per context: unpack track_1.zip there; {where}")
+        raise UserError(f"no folder {folder}; nico++ has one per context: unpack track_1.zip there; {where}")
     strangers = sorted(each.name for each in folder.iterdir() if each.is_dir() and each.name not in known)
     if strangers:
         log.warning(

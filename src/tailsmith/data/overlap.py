@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tailsmith.data.dataset import SPLITS, Dataset
+from tailsmith.errors import UserError
 from tailsmith.files import write_atomically
 
 LIST = "duplicates-across-splits.csv"
@@ -28,7 +29,7 @@ def check_overlap(dataset: Dataset, hashes: Sequence[str]) -> None:
         earlier, later = pairs[0]
         listed = _write_list(dataset, pairs)
         where = f", all listed in {listed}" if listed else ""
-        raise ValueError(
+        raise UserError(
             f"{splits[later]} overlaps {splits[earlier]}: {dataset.described(later)} has the content of "
             f"{dataset.described(earlier)} ({len(pairs):,} such {'pair' if len(pairs) == 1 else 'pairs'}{where}); "
             "remove each from one of its two splits"

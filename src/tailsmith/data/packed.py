@@ -20,6 +20,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tailsmith.errors import UserError
 from tailsmith.files import sha256_file, write_atomically
 
 LOCATION = re.compile(r"(.+\.parquet)#(\d+)")
@@ -29,7 +30,7 @@ IMAGE, IMAGE_HASH, CHECKSUM = "image", "image_sha256", "checksum"
 ADVICE = "synthesize again: that sets the file aside and makes its images anew"
 
 
-class Damaged(ValueError):
+class Damaged(UserError):
     """A file of ours that is not what was written, or not what should be in its place."""
 
     def __init__(self, fault: str, advice: str = ADVICE) -> None:
@@ -43,12 +44,12 @@ def reading(path: Path, advice: str = ADVICE) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist, or is gone; {advice}") from error
+        raise UserError(f"{path} does not exist, or is gone; {advice}") from error
     except (pa.ArrowException, OSError, UnicodeDecodeError, LookupError) as error:  # pyarrow's, for any flipped bit
         number = getattr(error, "errno", None)
         if number is not None:
             reason = os.strerror(number)
-            raise ValueError(f"{path} can't be read ({reason}); check the path and its permissions") from error
+            raise UserError(f"{path} can't be read ({reason}); check the path and its permissions") from error
         raise Damaged(f"{path} is damaged ({' '.join(str(error).split())[:200]})", advice) from error
 
 
@@ -78,7 +79,7 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     Shards of earlier versions have no checksum: whether its absence is right is for the caller to know.
     """
     if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is no file, where a shard should be; move it out of the way, and synthesize again")
+        raise UserError(f"{path} is no file, where a shard should be; move it out of the way, and synthesize again")
     with reading(path):
         with pq.ParquetFile(path) as shard:
             rows = shard.read(columns=[name for name in shard.schema_arrow.names if name != IMAGE])
@@ -140,16 +141,16 @@ def read_packed(where: str) -> bytes:
     """The encoded image at a location; ValueError where its shard is gone or damaged, or holds no such row."""
     found = LOCATION.fullmatch(where)
     if found is None:
-        raise ValueError(f"{where} is no image of a shard: expected PATH.parquet#ROW")
+        raise UserError(f"{where} is no image of a shard: expected PATH.parquet#ROW")
     path, row = Path(found[1]), int(found[2])
     if not path.is_file():
-        raise ValueError(f"{path} does not exist, or is no file; its images were to be read: synthesize them again")
+        raise UserError(f"{path} does not exist, or is no file; its images were to be read: synthesize them again")
     state = path.stat()
     with reading(path):
         directory, ends, hashed = _directory(found[1], (state.st_mtime_ns, state.st_size, state.st_ino))
         number = next((number for number, end in enumerate(ends) if row < end), None)
         if number is None:
-            raise ValueError(f"{path} has {ends[-1] if ends else 0} images, none with the number {row}")
+            raise UserError(f"{path} has {ends[-1] if ends else 0} images, none with the number {row}")
         with pq.ParquetFile(path, metadata=directory) as shard:  # one each: they are not made for several threads
             group = shard.read_row_group(number, columns=[IMAGE, IMAGE_HASH] if hashed else [IMAGE], use_threads=False)
         within = row - (ends[number - 1] if number else 0)

@@ -11,6 +11,7 @@ from tailsmith.data.image_folders import labelled_files
 from tailsmith.data.splits import TEST_FRACTION, VAL_FRACTION, fill_splits
 from tailsmith.data.tables import load_table
 from tailsmith.data.writers import METADATA_CSV
+from tailsmith.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def read_unchecked(path: Path) -> Dataset:
     if path.is_dir():
         return load_folder(path)
     if not path.exists():
-        raise ValueError(f"no such folder or file: {path}; expected an image folder, a .csv or a .parquet file")
+        raise UserError(f"no such folder or file: {path}; expected an image folder, a .csv or a .parquet file")
     return load_table(path)
 
 
@@ -56,12 +57,12 @@ def load_folder(path: Path | str) -> Dataset:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}; expected a folder with one folder of images per class")
+        raise UserError(f"no such folder: {folder}; expected a folder with one folder of images per class")
     if (folder / METADATA_CSV).is_file():
         return load_table(folder / METADATA_CSV, name=folder.resolve().name)
     files = labelled_files(folder)
     if not files:
-        raise ValueError(f"no images in {folder}; expected one folder of images per class, or {METADATA_CSV}")
+        raise UserError(f"no images in {folder}; expected one folder of images per class, or {METADATA_CSV}")
     class_names = tuple(sorted({each.class_name for each in files}))
     codes = {name: code for code, name in enumerate(class_names)}
     table = make_table(

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from tailsmith.data.dataset import Dataset
+from tailsmith.errors import UserError
 
 VAL_FRACTION = 0.15
 TEST_FRACTION = 0.15
@@ -28,7 +29,7 @@ def fill_splits(
     takes none.
     """
     if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
-        raise ValueError(
+        raise UserError(
             "val_fraction and test_fraction should be 0 or more and leave something for training, "
             f"got {val_fraction} and {test_fraction}"
         )

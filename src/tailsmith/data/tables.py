@@ -17,6 +17,7 @@ from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.decoding import Decoding
 from tailsmith.data.split_names import split_name
 from tailsmith.data.writers import NAMES_JSON, SCHEMA_KEY
+from tailsmith.errors import UserError
 from tailsmith.files import read_json
 
 IMAGE_COLUMNS = ("bytes", "image", "img", "path", "file_name")  # tried in this order
@@ -67,16 +68,16 @@ def load_table(path: Path | str, *, name: str = "") -> Dataset:
 def _read(path: Path) -> tuple[pd.DataFrame, _Names]:
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".parquet"):
-        raise ValueError(f"can't tell what {path} is; expected an image folder, a .csv or a .parquet file")
+        raise UserError(f"can't tell what {path} is; expected an image folder, a .csv or a .parquet file")
     if not path.is_file():
-        raise ValueError(f"no such file: {path}")
+        raise UserError(f"no such file: {path}")
     if suffix == ".csv":
         return _read_csv(path)
     try:
         return _read_parquet(path)
     except ValueError as error:  # pyarrow's parsing errors are ValueErrors of several lines
         first_line = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a readable {suffix[1:]} file: {first_line}") from error
+        raise UserError(f"{path} is not a readable {suffix[1:]} file: {first_line}") from error
 
 
 def _read_csv(path: Path) -> tuple[pd.DataFrame, _Names]:
@@ -91,7 +92,7 @@ def _names_beside(path: Path) -> _Names:
     try:
         value = read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file ({error}); mend it, or move it away") from error
+        raise UserError(f"{path} is not a JSON file ({error}); mend it, or move it away") from error
     return _from_json(value) if isinstance(value, dict) and "class_names" in value else _Names()
 
 
@@ -128,18 +129,18 @@ def _class_labels(metadata: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 def _check_columns(rows: pd.DataFrame, path: Path) -> None:
     columns = ", ".join(map(str, rows.columns))
     if "label" not in rows:
-        raise ValueError(f"{path} has no column 'label'; got {columns}")
+        raise UserError(f"{path} has no column 'label'; got {columns}")
     if not any(column in rows for column in IMAGE_COLUMNS):
-        raise ValueError(f"{path} has no image column; expected one of {', '.join(IMAGE_COLUMNS)}; got {columns}")
+        raise UserError(f"{path} has no image column; expected one of {', '.join(IMAGE_COLUMNS)}; got {columns}")
     if not len(rows):
-        raise ValueError(f"no images in {path}: it has columns but no rows")
+        raise UserError(f"no images in {path}: it has columns but no rows")
 
 
 def _check_filled(rows: pd.DataFrame, path: Path) -> None:
     for column in ("label", "split", "source"):
         if column in rows and rows[column].isna().any():
             row = int(rows[column].isna().to_numpy().argmax())
-            raise ValueError(f"{path}: row {row} has no {column}; fill it in, or remove the row")
+            raise UserError(f"{path}: row {row} has no {column}; fill it in, or remove the row")
 
 
 def _stripped(rows: pd.DataFrame, names: _Names) -> pd.DataFrame:
@@ -173,7 +174,7 @@ def _order(value: Any) -> tuple[int, int, str]:
 def _check_known(codes: Sequence[int], values: pd.Series, described: str) -> None:
     for code, value in zip(codes, values, strict=True):
         if code == -2:
-            raise ValueError(f"{described} {value!r} is none of the names that the file, or {NAMES_JSON}, lists")
+            raise UserError(f"{described} {value!r} is none of the names that the file, or {NAMES_JSON}, lists")
 
 
 def _attributes(rows: pd.DataFrame, names: _Names) -> tuple[tuple[str, ...], list[int]]:
@@ -194,7 +195,7 @@ def _images(rows: pd.DataFrame, file: Path) -> tuple[list[str | None], list[byte
     for row, value in enumerate(rows[column]):
         inside, outside = _image(value)
         if inside is None and outside is None:
-            raise ValueError(f"{file}: row {row} has no image in column '{column}'; remove the row")
+            raise UserError(f"{file}: row {row} has no image in column '{column}'; remove the row")
         encoded.append(inside)
         paths.append(_located(file.parent, outside) if inside is None and outside is not None else None)
     return paths, encoded
@@ -230,5 +231,5 @@ def _splits(rows: pd.DataFrame, path: Path) -> list[str] | str:
     splits = {value: split_name(str(value)) for value in rows["split"].unique()}
     unknown = [value for value, split in splits.items() if split is None]
     if unknown:
-        raise ValueError(f"{path}: split should be train, val or test; got {unknown[0]!r}")
+        raise UserError(f"{path}: split should be train, val or test; got {unknown[0]!r}")
     return list(rows["split"].map(splits))

@@ -11,6 +11,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from tailsmith.data.views import TIMM, PerImage, timm_policy
+from tailsmith.errors import UserError
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow and torchvision use it
 
@@ -56,7 +57,7 @@ def augmentation(name: str) -> Augmentation | PerImage:
         return timm_policy(name)
     if name not in AUGMENTATIONS:
         known = ", ".join([*AUGMENTATIONS, f"{TIMM}POLICY"])
-        raise ValueError(f"augmentation should be one of {known}; got {name!r}")
+        raise UserError(f"augmentation should be one of {known}; got {name!r}")
     return AUGMENTATIONS[name]
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.views import MakeView, PerImage, draw_from
+from tailsmith.errors import UserError
 
 Numbers = npt.NDArray[np.int64]
 Seeds = npt.NDArray[np.uint64]
@@ -63,7 +64,7 @@ def _naming_the_killed() -> Iterator[None]:
     try:
         yield
     except BrokenProcessPool as error:
-        raise ValueError(
+        raise UserError(
             "a process that makes training views was killed, most likely for want of memory; set fewer workers"
         ) from error
 

@@ -12,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tailsmith.errors import UserError
+
 TIMM = "timm:"  # before the name of one of timm's policies
 _LARGER = 256 / 224  # the short side before a crop, in sides of the crop
 _MEAN_COLOUR = (124, 116, 104)  # ImageNet's, which timm fills with
@@ -91,7 +93,7 @@ def _policy(name: str, size: int) -> Any:
     try:
         return make(policy, hints)
     except (AssertionError, ValueError, KeyError) as error:
-        raise ValueError(
+        raise UserError(
             f"augmentation {name!r} is no policy of timm's; one is {TIMM}rand-m9-mstd0.5-inc1, others are in its "
             "data/auto_augment.py"
         ) from error

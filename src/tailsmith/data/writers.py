@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from tailsmith.data.dataset import Dataset
+from tailsmith.errors import UserError
 from tailsmith.files import write_atomically, write_json
 
 METADATA_CSV = "metadata.csv"
@@ -28,7 +29,7 @@ def write_image_folder(dataset: Dataset, folder: Path) -> None:
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} is not an empty folder; choose a new one, or empty it")
+        raise UserError(f"{folder} is not an empty folder; choose a new one, or empty it")
     paths = _relative_paths(dataset)
     for row, relative in enumerate(paths):
         target = folder / relative

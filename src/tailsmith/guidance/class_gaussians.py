@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tailsmith.errors import UserError
+
 Features = NDArray[np.floating]
 LEAST = 3  # images of a covariance of its own
 FLOOR = 1e-4  # of the mean variance within classes: two equal images, or features that never fire
@@ -62,7 +64,7 @@ def fit_class_by_class(classes: Iterable[Features], counts: NDArray[np.int64]) -
     No two classes' features need to be in memory together. An empty class may have any width.
     """
     if counts.sum() < 2:
-        raise ValueError(f"hardness needs features of at least 2 real images, got {counts.sum()}")
+        raise UserError(f"hardness needs features of at least 2 real images, got {counts.sum()}")
     fit: _Fit | None = None
     for label, features in enumerate(classes):
         if fit is None and not counts[label]:

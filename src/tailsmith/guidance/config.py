@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from tailsmith.errors import UserError
+
 UPDATES = ("latent", "score")
 PREDICTIONS = ("conditional", "guided")
 THROUGH = ("denoiser", "denoiser-forward", "decoder")
@@ -38,23 +40,23 @@ def check_feedback(config: FeedbackConfig, where: str = "") -> None:
     """Raise ValueError for settings that mean nothing, whatever the pipeline; `where` begins their names."""
     _check_criterion(config.criterion, where)
     if not math.isfinite(config.scale) or config.scale < 0:
-        raise ValueError(f"{where}scale should be finite and not negative, got {config.scale}")
+        raise UserError(f"{where}scale should be finite and not negative, got {config.scale}")
     if config.steps is not None and any(step < 0 for step in config.steps):
-        raise ValueError(f"{where}steps are counted from 0, got {sorted(config.steps)}")
+        raise UserError(f"{where}steps are counted from 0, got {sorted(config.steps)}")
     for name, known in (("update", UPDATES), ("prediction", PREDICTIONS), ("through", THROUGH)):
         if (given := getattr(config, name)) not in known:
-            raise ValueError(f"{where}{name} should be one of {list(known)}, got {given!r}")
+            raise UserError(f"{where}{name} should be one of {list(known)}, got {given!r}")
     for name, unit in (("every", ""), ("views", ""), ("decode_size", " pixel"), ("decode_batch_size", "")):
         given = getattr(config, name)
         if given is not None and given < 1:
-            raise ValueError(f"{where}{name} should be at least 1{unit}, got {given}")
+            raise UserError(f"{where}{name} should be at least 1{unit}, got {given}")
 
 
 def _check_criterion(criterion: str | dict[str, float], where: str) -> None:
     for name in [criterion] if isinstance(criterion, str) else criterion:
         if name not in CRITERION_NAMES:
-            raise ValueError(f"{where}criterion should be one of {list(CRITERION_NAMES)}, got {name!r}")
+            raise UserError(f"{where}criterion should be one of {list(CRITERION_NAMES)}, got {name!r}")
     if not isinstance(criterion, str):
         weights = list(criterion.values())
         if not all(weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
-            raise ValueError(f"weights of a {where}criterion mixture should be positive, got {criterion}")
+            raise UserError(f"weights of a {where}criterion mixture should be positive, got {criterion}")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tailsmith.errors import UserError
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.guidance.config import CRITERION_NAMES
 
@@ -56,14 +57,14 @@ def score_of(name: str, gaussians: ClassGaussians | None = None) -> Score:
     """The score of a name, of answers that are there already; hardness is by the class Gaussians of that classifier."""
     if name == "hardness":
         if gaussians is None:
-            raise ValueError(
+            raise UserError(
                 "criterion 'hardness' needs gaussians=fit_class_gaussians(features, labels, num_classes) of real "
                 "images; give criterion=criterion_of('hardness', classifier, gaussians)"
             )
         return hardness(gaussians)
     scores = {"loss": loss, "entropy": entropy}
     if name not in scores:
-        raise ValueError(
+        raise UserError(
             f"criterion should be one of {list(CRITERION_NAMES)} or a function "
             f"(logits, features, labels) -> [N], got {name!r}"
         )
@@ -118,7 +119,7 @@ def _each_its_own(which: Tensor, functions: Sequence[Callable[..., Tensor]]) -> 
     def function(*batch: Tensor) -> Tensor:
         labels, device = batch[-1], batch[0].device
         if len(labels) != len(which):
-            raise ValueError(f"a mixture of {len(which)} criteria was given {len(labels)} images; name one per image")
+            raise UserError(f"a mixture of {len(which)} criteria was given {len(labels)} images; name one per image")
         values = torch.zeros(len(labels), device=device)
         for number, each in enumerate(functions):  # no NaN from the others
             rows = torch.nonzero(which == number).flatten().to(device)
@@ -132,7 +133,7 @@ def _each_its_own(which: Tensor, functions: Sequence[Callable[..., Tensor]]) -> 
 def per_image(values: Tensor, labels: Tensor) -> Tensor:
     """A criterion's values [N] in fp32; ValueError where a user's returned another shape."""
     if values.shape != labels.shape:
-        raise ValueError(
+        raise UserError(
             f"a criterion should return one value per image, shape {tuple(labels.shape)}; got {tuple(values.shape)}"
         )
     return values.float()

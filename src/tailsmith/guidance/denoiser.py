@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from tailsmith.errors import UserError
+
 DENOISERS = ("unet", "transformer")
 GIVEN_PER_BRANCH = "added_cond_kwargs"  # half of each belongs to a branch, also where all images share one
 
@@ -17,7 +19,7 @@ def denoiser_of(pipe: Any) -> torch.nn.Module:
         denoiser = getattr(pipe, name, None)
         if isinstance(denoiser, torch.nn.Module):
             return denoiser
-    raise ValueError(
+    raise UserError(
         f"feedback finds no denoiser in {type(pipe).__name__} ({' or '.join(DENOISERS)}); use prediction='guided' and "
         "through='denoiser' or 'decoder', without checkpointing, which need none"
     )

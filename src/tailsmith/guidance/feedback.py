@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tailsmith.errors import UserError
 from tailsmith.guidance.config import FeedbackConfig, check_feedback
 from tailsmith.guidance.criteria import Classifier, Criterion, Score, Scored, criterion_of, mixture
 from tailsmith.guidance.denoiser import denoiser_of
@@ -99,10 +100,10 @@ def _classes(labels: Sequence[int]) -> Tensor:
     """[N], one per image."""
     classes = torch.as_tensor(labels)
     if classes.numel() == 0:
-        raise ValueError("labels should name the class of each image of the batch, got none")
+        raise UserError("labels should name the class of each image of the batch, got none")
     if classes.ndim != 1 or classes.is_floating_point():
         got = f"{str(classes.dtype).removeprefix('torch.')} {list(classes.shape)}"
-        raise ValueError(f"labels should be a list of whole numbers, one per image of the batch; got {got}")
+        raise UserError(f"labels should be a list of whole numbers, one per image of the batch; got {got}")
     return classes.long()
 
 
@@ -115,7 +116,7 @@ def _attached(hook: Hook) -> Iterator[None]:
     except TypeError as error:
         refused = re.search(r"(not supported between instances of|must be Number, not) '?(list|tuple)", str(error))
         if refused and hook.index < 0:  # pipelines ask whether guidance_scale > 1, or make a tensor of it, at first
-            raise ValueError(
+            raise UserError(
                 f"guidance_scale should be one number for a pipeline call, got a {refused[2]}; make one call for each"
             ) from error
         raise
@@ -179,15 +180,15 @@ def _checkpointed(decode: Decoder | None) -> Iterator[None]:
 
 def _check_pipeline(pipe: Any, config: FeedbackConfig, decoder: torch.nn.Module | None) -> Decoder:
     if decoder is None and config.decoder != "own":
-        raise ValueError(f"the settings look through the decoder {config.decoder!r}; give that module as decoder=")
+        raise UserError(f"the settings look through the decoder {config.decoder!r}; give that module as decoder=")
     decode = get_decoder(pipe, decoder, config.decode_size)
     check_scheduler(pipe.scheduler, config.update)
     if "step" in vars(pipe.scheduler):
-        raise ValueError("this pipeline is inside another feedback block; leave that one first")
+        raise UserError("this pipeline is inside another feedback block; leave that one first")
     if torch.is_inference_mode_enabled():
-        raise ValueError("feedback needs gradients, which torch.inference_mode() forbids; use torch.no_grad()")
+        raise UserError("feedback needs gradients, which torch.inference_mode() forbids; use torch.no_grad()")
     if any(_offloads_weights(part) for part in pipe.components.values()):
-        raise ValueError(
+        raise UserError(
             "feedback can't differentiate through weights that sequential or group offloading takes away; use "
             "pipe.enable_model_cpu_offload() instead"
         )
@@ -211,22 +212,22 @@ def _strengths(scale: float | Sequence[float], n: int) -> Tensor:
     """One scale per image, [n]."""
     scales = torch.as_tensor(scale, dtype=torch.float32)
     if scales.ndim and scales.shape != (n,):
-        raise ValueError(f"scale should be one number or one per image: {n} labels, scales {tuple(scales.shape)}")
+        raise UserError(f"scale should be one number or one per image: {n} labels, scales {tuple(scales.shape)}")
     if not bool((torch.isfinite(scales) & (scales >= 0)).all()):
-        raise ValueError(f"scale should be finite and not negative, got {scale}")
+        raise UserError(f"scale should be finite and not negative, got {scale}")
     return scales.expand(n)
 
 
 def _criteria(criterion: Any, classifier: Classifier, n: int) -> list[Criterion]:
     """One for all images, or one for each of n, from whatever the caller gave."""
     if isinstance(criterion, dict):
-        raise ValueError(
+        raise UserError(
             f"a mixture of criteria is drawn from by a plan; here name one criterion per image, got {criterion}"
         )
     if isinstance(criterion, str) or callable(criterion):
         return [criterion_of(criterion, classifier)]
     if len(criterion) != n:
-        raise ValueError(f"a list of criteria should name one per image: {n} labels, {len(criterion)} criteria")
+        raise UserError(f"a list of criteria should name one per image: {n} labels, {len(criterion)} criteria")
     of = {each: criterion_of(each, classifier) for each in dict.fromkeys(criterion)}
     return [of[each] for each in criterion]
 

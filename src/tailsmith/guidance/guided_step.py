@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tailsmith.errors import UserError
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.guidance.criteria import Classifier, Criterion, per_image
 from tailsmith.guidance.denoiser import Call
@@ -66,7 +67,7 @@ class GuidedStep:
     ) -> Tensor:
         """dC/dx [N, ...] in fp32; through the denoiser, `sample` is what its graph begins with."""
         if call is None and (self.config.prediction == "conditional" or self.config.through == "denoiser-forward"):
-            raise ValueError(UNSEEN_CALL)
+            raise UserError(UNSEEN_CALL)
         with torch.set_grad_enabled(self.config.through == "denoiser"):
             if self.config.prediction == "conditional":
                 assert call is not None
@@ -142,14 +143,14 @@ def _norms(gradient: Tensor) -> Tensor:
 def _differentiate(values: Tensor, source: Tensor) -> Tensor:
     """Gradient in fp32 of each image's value [N] with respect to its own latents; images are independent."""
     if not values.requires_grad:
-        raise ValueError(HIDDEN_GRADIENT)
+        raise UserError(HIDDEN_GRADIENT)
     magnifications = MAGNIFICATIONS if source.dtype == torch.float16 else (1.0,)
     result = torch.full(source.shape, float("nan"), device=source.device)
     for factor in magnifications:
         again = factor != magnifications[-1]
         (gradient,) = torch.autograd.grad(values.sum() * factor, source, retain_graph=again, allow_unused=True)
         if gradient is None:
-            raise ValueError(HIDDEN_GRADIENT)
+            raise UserError(HIDDEN_GRADIENT)
         overflowed = over_images(~torch.isfinite(_norms(result)), result)
         result = torch.where(overflowed, gradient.float() / factor, result)
         if bool(torch.isfinite(result).all()):

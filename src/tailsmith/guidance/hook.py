@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tailsmith.errors import UserError
 from tailsmith.guidance.denoiser import Watch
 from tailsmith.guidance.guided_step import HIDDEN_GRADIENT, GuidedStep
 from tailsmith.guidance.latents import Size
@@ -98,7 +99,7 @@ class Hook:
         output, variance = _without_variance(model_output, sample)
         if self._guides(self.index):
             if self.config.through == "denoiser" and not sample.requires_grad:
-                raise ValueError(
+                raise UserError(
                     "the latents of a guided step were replaced since the step before, so that feedback can't "
                     "differentiate through the denoiser; have callback_on_step_end leave latents alone, or use "
                     "through='decoder'"
@@ -126,7 +127,7 @@ class Hook:
         """Raise ValueError, before anything is sampled, for what would fail at the first guided step."""
         classifier, labels = self.guide.classifier, self.guide.labels
         if len(latents) != len(labels):
-            raise ValueError(
+            raise UserError(
                 f"labels should name one class per image: the pipeline makes {len(latents)} images, "
                 f"got {len(labels)} labels"
             )
@@ -134,7 +135,7 @@ class Hook:
         for name, module in (("classifier", classifier), ("decoder", self.guide.decode.cheap)):
             weights = list(module.parameters()) if isinstance(module, torch.nn.Module) else []
             if weights and weights[0].device != latents.device:
-                raise ValueError(
+                raise UserError(
                     f"the {name} is on {weights[0].device}, the pipeline samples on {latents.device}; move one of "
                     f'them, e.g. {name}.to("{latents.device}")'
                 )
@@ -142,9 +143,9 @@ class Hook:
             image = torch.full((1, 3, height, width), 0.5, device=latents.device, requires_grad=True)
             logits, _ = classifier(image)
         if not logits.requires_grad:
-            raise ValueError(HIDDEN_GRADIENT)
+            raise UserError(HIDDEN_GRADIENT)
         if int(labels.max()) >= logits.shape[-1] or int(labels.min()) < 0:
-            raise ValueError(
+            raise UserError(
                 f"labels should be within 0..{logits.shape[-1] - 1}, the classes of the classifier; got "
                 f"{int(labels.min())}..{int(labels.max())}"
             )
@@ -152,13 +153,13 @@ class Hook:
     def _check_call(self) -> None:
         """Raise ValueError at the first step for what pipelines decide only after they prepared their latents."""
         if not self.prepared:
-            raise ValueError(
+            raise UserError(
                 f"{type(self.pipe).__name__} prepares no latents when it is given latents=, so that feedback can't "
                 "record its first step; give generator= instead"
             )
         steps = -(-self._calls_of_step() // self.pipe.scheduler.order)
         if self.config.steps and (last := max(self.config.steps)) >= steps:
-            raise ValueError(f"steps should be within 0..{steps - 1}, this call has {steps}; got {last}")
+            raise UserError(f"steps should be within 0..{steps - 1}, this call has {steps}; got {last}")
 
 
 def _without_variance(model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tailsmith.errors import UserError
+
 Size = tuple[int, int] | None  # pixels (height, width) of the pipeline call, None where its latents don't need it
 
 
@@ -41,7 +43,7 @@ def _decode_movq(movq: Any, latents: Tensor) -> Tensor:
 def _unpack_flux(pipe: Any, latents: Tensor, size: Size) -> Tensor:
     """[N, h w / 4, 4 C] -> [N, C, h, w]."""
     if size is None or latents.ndim != 3:
-        raise ValueError(f"Flux's latents should be packed, [N, patches, channels]; got {tuple(latents.shape)}")
+        raise UserError(f"Flux's latents should be packed, [N, patches, channels]; got {tuple(latents.shape)}")
     unpacked: Tensor = pipe._unpack_latents(latents, *size, pipe.vae_scale_factor)
     return unpacked
 
@@ -75,7 +77,7 @@ class Decoder:
         unpacked = latents if self.adapter.unpack is None else self.adapter.unpack(self.pipe, latents, size)
         channels = int(getattr(self.pipe, self.adapter.autoencoder).config.latent_channels)
         if unpacked.ndim != 4 or unpacked.shape[1] != channels:
-            raise ValueError(
+            raise UserError(
                 f"the pipeline's latents should be [N, {channels}, h, w], as its autoencoder takes them; got "
                 f"{tuple(unpacked.shape)}; a pipeline that packs them needs an adapter, see docs/adding-a-family.md"
             )
@@ -127,19 +129,19 @@ def get_decoder(pipe: Any, cheap: torch.nn.Module | None = None, decode_size: in
     """The decoder of a supported pipeline, or `cheap` in its place; ValueError for an unknown family."""
     name = type(pipe).__name__
     if name not in ADAPTERS:
-        raise ValueError(
+        raise UserError(
             f"feedback supports the pipelines {sorted(ADAPTERS)}, got {name}; docs/adding-a-family.md tells how to "
             "add one"
         )
     if cheap is not None and not (
         hasattr(cheap, "decode") and hasattr(getattr(cheap, "config", None), "scaling_factor")
     ):
-        raise ValueError(
+        raise UserError(
             f"decoder should be a diffusers autoencoder such as AutoencoderTiny, got {type(cheap).__name__}"
         )
     if cheap is not None:
         own = getattr(pipe, ADAPTERS[name].autoencoder).config.latent_channels
         given: Any = getattr(cheap.config, "latent_channels", own)
         if given != own:
-            raise ValueError(f"decoder should take the pipeline's {own} latent channels, got one that takes {given}")
+            raise UserError(f"decoder should take the pipeline's {own} latent channels, got one that takes {given}")
     return Decoder(pipe, ADAPTERS[name], cheap, decode_size)

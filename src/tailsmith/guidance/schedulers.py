@@ -6,6 +6,7 @@ Each is verified in tests/test_schedulers.py against its own step and against th
 from collections.abc import Callable
 from typing import Any
 
+from tailsmith.errors import UserError
 from tailsmith.guidance.parameterization import PREDICTION_TYPES, Noising
 
 SignalAndNoise = tuple[float, float]
@@ -64,22 +65,22 @@ def check_scheduler(scheduler: Any, update: str) -> None:
     )
     if (name, update) in REFUSED:
         other = "use update='score', or " if (name, "score") not in REFUSED else ""
-        raise ValueError(
+        raise UserError(
             f"feedback can't use {name} with update={update!r}: {REFUSED[name, update]}; {other}set "
             f"pipe.scheduler = {instead}"
         )
     if name not in SCHEDULERS:
-        raise ValueError(
+        raise UserError(
             f"feedback supports the schedulers {list(SCHEDULERS)}, got {name}; set pipe.scheduler = {instead}"
         )
     for name in ("clip_sample", "thresholding"):
         if getattr(scheduler.config, name, False):
-            raise ValueError(
+            raise UserError(
                 f"feedback can't use a scheduler that clips x0-hat, as that would undo its moves; got {name}=True; set "
                 f"pipe.scheduler = {type(scheduler).__name__}.from_config(pipe.scheduler.config, {name}=False)"
             )
     if prediction_type(scheduler) not in PREDICTION_TYPES:
-        raise ValueError(
+        raise UserError(
             f"prediction_type should be one of {list(PREDICTION_TYPES)}, got {prediction_type(scheduler)!r}"
         )
 

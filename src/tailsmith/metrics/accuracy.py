@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tailsmith.errors import UserError
 from tailsmith.metrics.intervals import UNKNOWN, Interval, mean_interval, minimum_interval
 from tailsmith.strata import GROUP_SHOTS, SHOTS, group_shots, shots
 
@@ -78,12 +79,12 @@ def summarise(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     confusion matrices and images are not summarised.
     """
     if not tables:
-        raise ValueError("no accuracy tables to summarise: expected at least one")
+        raise UserError("no accuracy tables to summarise: expected at least one")
     first = tables[0]
     keys = {key for table in tables for key in table.keys() ^ first.keys()} - NEWER
     if keys:
         listed = ", ".join(sorted(keys))
-        raise ValueError(f"accuracy tables of different tasks can't be summarised: only some have {listed}")
+        raise UserError(f"accuracy tables of different tasks can't be summarised: only some have {listed}")
     if "accuracy" in first:
         return _spread([table["accuracy"] for table in tables])
     nested = [key for key, value in first.items() if isinstance(value, Mapping) and key != "images"]
@@ -144,7 +145,7 @@ def _record(
 ) -> dict[str, Any]:
     """Which image was right: a character each, and labels between spaces, as JSON has a line for every list entry."""
     if image_ids is not None and len(image_ids) != len(labels):
-        raise ValueError(f"image_ids should have {len(labels)} entries, one per label, got {len(image_ids)}")
+        raise UserError(f"image_ids should have {len(labels)} entries, one per label, got {len(image_ids)}")
     return {
         "correct": "".join(np.where(correct, "1", "0")),
         "labels": " ".join(map(str, labels.tolist())),
@@ -164,15 +165,15 @@ def _confusion(predicted: Array, truth: Array, num_classes: int) -> list[list[in
 def _checked_predictions(predictions: npt.ArrayLike, labels: npt.ArrayLike, num_classes: int) -> tuple[Array, Array]:
     predicted, truth = np.asarray(predictions), np.asarray(labels)
     if predicted.ndim != 1 or predicted.shape != truth.shape:
-        raise ValueError(
+        raise UserError(
             f"predictions and labels should be class indices [n] each, got {list(predicted.shape)} and "
             f"{list(truth.shape)}; take logits.argmax(1) first"
         )
     for name, values in (("predictions", predicted), ("labels", truth)):
         if not np.issubdtype(values.dtype, np.integer):
-            raise ValueError(f"{name} should be integer class indices, got {values.dtype}")
+            raise UserError(f"{name} should be integer class indices, got {values.dtype}")
         if len(values) and (values.min() < 0 or values.max() >= num_classes):
-            raise ValueError(f"{name} should be in 0..{num_classes - 1}, got {values.min()}..{values.max()}")
+            raise UserError(f"{name} should be in 0..{num_classes - 1}, got {values.min()}..{values.max()}")
     return predicted.astype(np.int64), truth.astype(np.int64)
 
 
@@ -181,14 +182,14 @@ def _checked_attributes(attributes: npt.ArrayLike | None, names: Sequence[str], 
         return np.full(n, -1), ()
     values = np.asarray(attributes)
     if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
-        raise ValueError(f"attributes should be integers [{n}], one per label, got {values.dtype} {list(values.shape)}")
+        raise UserError(f"attributes should be integers [{n}], one per label, got {values.dtype} {list(values.shape)}")
     if n and (values.min() < -1 or values.max() >= len(names)):
-        raise ValueError(f"attributes should be in -1..{len(names) - 1}, got {values.min()}..{values.max()}")
+        raise UserError(f"attributes should be in -1..{len(names) - 1}, got {values.min()}..{values.max()}")
     return values.astype(np.int64), names
 
 
 def _checked_counts(name: str, counts: npt.ArrayLike, size: int) -> Array:
     values = np.asarray(counts).ravel()
     if len(values) != size:
-        raise ValueError(f"{name} should have {size} entries, got {len(values)}")
+        raise UserError(f"{name} should have {size} entries, got {len(values)}")
     return values

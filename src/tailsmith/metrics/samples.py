@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tailsmith.errors import UserError
+
 Array = npt.NDArray[Any]
 
 
@@ -14,7 +16,7 @@ def agreement(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
     """The share of images that a judge assigns to the label they were made for; NaN for no images."""
     scores, wanted = np.asarray(logits), np.asarray(labels)
     if scores.ndim != 2 or wanted.shape != scores.shape[:1]:
-        raise ValueError(f"expected logits [N, C] and labels [N], got {list(scores.shape)} and {list(wanted.shape)}")
+        raise UserError(f"expected logits [N, C] and labels [N], got {list(scores.shape)} and {list(wanted.shape)}")
     return float(np.mean(scores.argmax(axis=1) == wanted)) if len(wanted) else float("nan")
 
 
@@ -74,7 +76,7 @@ def _covariance_root(features: Array) -> Array:
 def _neighbour_distances(features: Array, k: int) -> Array:
     """[N, D] -> [N]: the distance to the k-th nearest other row."""
     if not 1 <= k < len(features):
-        raise ValueError(f"k should be in 1..{len(features) - 1} for {len(features)} images, got {k}")
+        raise UserError(f"k should be in 1..{len(features) - 1} for {len(features)} images, got {k}")
     kth: Array = np.partition(_distances(features, features), k, axis=1)[:, k]  # column 0 is the row itself
     return kth
 
@@ -100,7 +102,7 @@ def _feature_pair(a: npt.ArrayLike, b: npt.ArrayLike, at_least: int) -> tuple[Ar
     pair = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     shapes = [list(each.shape) for each in pair]
     if any(each.ndim != 2 for each in pair) or pair[0].shape[1] != pair[1].shape[1]:
-        raise ValueError(f"expected two sets of features [N, D] of equal D, got {shapes[0]} and {shapes[1]}")
+        raise UserError(f"expected two sets of features [N, D] of equal D, got {shapes[0]} and {shapes[1]}")
     if min(len(each) for each in pair) < at_least:
-        raise ValueError(f"expected at least {at_least} images on each side, got {len(pair[0])} and {len(pair[1])}")
+        raise UserError(f"expected at least {at_least} images on each side, got {len(pair[0])} and {len(pair[1])}")
     return pair

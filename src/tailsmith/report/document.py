@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tailsmith.errors import UserError
 from tailsmith.report import sections
 from tailsmith.report.feedback_section import samples
 from tailsmith.report.gallery import GalleryRow, view_gallery
@@ -88,9 +89,9 @@ def _check(data: ReportData) -> None:
     for role, name in (("baseline_arm", data.baseline_arm), ("best_arm", data.best_arm)):
         if name not in data.arms:
             known = ", ".join(data.arms) or "none given"
-            raise ValueError(f"{role}: got {name!r}, expected one of the arms: {known}")
+            raise UserError(f"{role}: got {name!r}, expected one of the arms: {known}")
     if not data.dataset.get("counts"):
-        raise ValueError("dataset: expected 'counts' with the training images of each class, got none")
+        raise UserError("dataset: expected 'counts' with the training images of each class, got none")
     unknown = sorted(set(data.target_counts) - set(data.dataset["counts"]))
     if unknown:
-        raise ValueError(f"target_counts: got classes that dataset['counts'] lacks: {', '.join(unknown[:5])}")
+        raise UserError(f"target_counts: got classes that dataset['counts'] lacks: {', '.join(unknown[:5])}")

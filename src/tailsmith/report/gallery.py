@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from tailsmith.errors import UserError
+
 Picture = Image.Image | np.ndarray  # arrays: uint8 [H, W, 3], [3, H, W] or [H, W]
 IMAGES_PER_CELL = 6
 MOST_IMAGES = 300  # keeps the page under 3 MB
@@ -74,7 +76,7 @@ def _to_pil(picture: Picture) -> Image.Image:
     if array.ndim == 3 and array.shape[-1] != 3 and array.shape[0] == 3:
         array = array.transpose(1, 2, 0)  # [3, H, W] -> [H, W, 3]
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[-1] == 3)):
-        raise ValueError(
+        raise UserError(
             f"gallery image: got {array.dtype} {list(array.shape)}, expected a PIL image or uint8 [H, W, 3]; "
             "convert float images with (255 * image).round() first"
         )

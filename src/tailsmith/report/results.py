@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from tailsmith.errors import UserError
 from tailsmith.metrics.paired import paired_interval
 from tailsmith.strata import GROUP_SHOTS, SHOT_RANGES
 from tailsmith.text_tables import tested_words
@@ -101,7 +102,7 @@ def read_arm(name: str, tables: Mapping[str, Any] | Sequence[Mapping[str, Any]])
     """An arm given as one accuracy table, or as one table per seed."""
     several = [tables] if isinstance(tables, Mapping) else list(tables)
     if not several or any("overall" not in table for table in several):
-        raise ValueError(f"arm {name!r}: expected an accuracy table with 'overall', or a list of them, one per seed")
+        raise UserError(f"arm {name!r}: expected an accuracy table with 'overall', or a list of them, one per seed")
     return Arm(name, tuple(several))
 
 

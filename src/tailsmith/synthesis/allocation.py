@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tailsmith.errors import UserError
+
 Counts = NDArray[np.int64]
 Target = str | int | Mapping[str, int] | Callable[[Counts], Counts]
 MOST = 50_000_000  # images of one plan, each a row in memory: some forty times the paper's
@@ -23,12 +25,12 @@ def missing_counts(counts: Counts, target: Target, names: Sequence[str]) -> Coun
     wanted = _wanted(counts, target, names)
     missing: Counts = np.maximum(wanted - counts, 0)
     if (added := missing.sum(dtype=object)) > MOST:  # Python's numbers: they don't overflow
-        raise ValueError(
+        raise UserError(
             f"target {_described(target)} asks for {added:,} images, expected at most {MOST:,} in one plan; give a "
             "smaller target"
         )
     if not missing.any():
-        raise ValueError(
+        raise UserError(
             f"nothing to add: target {_described(target)} is not above any current count "
             f"({counts.min()} to {counts.max()}); give a larger target"
         )
@@ -39,17 +41,17 @@ def _wanted(counts: Counts, target: Target, names: Sequence[str]) -> Counts:
     if target == "max":
         return np.full_like(counts, counts.max())
     if isinstance(target, bool | str):
-        raise ValueError(f"target should be 'max', a number, a dict or a function of counts, got {target!r}")
+        raise UserError(f"target should be 'max', a number, a dict or a function of counts, got {target!r}")
     if isinstance(target, Mapping):
         return _from_names(counts, target, names)
     if not callable(target):
         number = _whole_number(target, "target")
         if number < 1:
-            raise ValueError(f"target should be at least 1 image, got {target}")
+            raise UserError(f"target should be at least 1 image, got {target}")
         return np.full_like(counts, number)
     wanted = np.asarray(target(counts.copy()))
     if wanted.shape != counts.shape or not np.issubdtype(wanted.dtype, np.integer):
-        raise ValueError(
+        raise UserError(
             f"a target function should return whole numbers of shape {counts.shape}, "
             f"got {wanted.dtype} of shape {wanted.shape}"
         )
@@ -61,9 +63,9 @@ def _whole_number(value: Any, what: str) -> int:
     """A count of images: 12, 12.0 or numpy's; ValueError for 8.7, None, True and what no disk can hold."""
     integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not integer and not (isinstance(value, float | np.floating) and float(value).is_integer()):
-        raise ValueError(f"{what} should be a whole number, got {value!r}")
+        raise UserError(f"{what} should be a whole number, got {value!r}")
     if value > np.iinfo(np.int32).max:
-        raise ValueError(f"{what} should be at most {np.iinfo(np.int32).max:,} images, got {int(value):,}")
+        raise UserError(f"{what} should be at most {np.iinfo(np.int32).max:,} images, got {int(value):,}")
     return int(value)
 
 
@@ -72,7 +74,7 @@ def _from_names(counts: Counts, target: Mapping[str, int], names: Sequence[str])
     unknown = [name for name in target if name not in names]
     if unknown:
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
-        raise ValueError(f"target names {unknown[0]!r}, which is not one of: {shown}")
+        raise UserError(f"target names {unknown[0]!r}, which is not one of: {shown}")
     flat = counts.ravel().copy()
     for name, count in target.items():
         flat[list(names).index(name)] = count
@@ -85,7 +87,7 @@ def _refuse_lower(counts: Counts, wanted: Counts, names: Sequence[str]) -> None:
     lower = np.flatnonzero(wanted.ravel() < counts.ravel())
     if len(lower):
         first = lower[0]
-        raise ValueError(
+        raise UserError(
             f"target {wanted.ravel()[first]} for {names[first]!r} is below its current count "
             f"{counts.ravel()[first]}; tailsmith only adds images, so give at least that"
         )

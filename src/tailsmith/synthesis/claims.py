@@ -23,6 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from tailsmith.errors import UserError
 from tailsmith.files import remove_leftovers
 from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shard_checks import fault_of, set_aside, shard_path
@@ -59,7 +60,7 @@ def in_turn(
                     left.append(number)
                 elif _free(path, plan, number):
                     if rendered[number] == 2:
-                        raise ValueError(f"{path} was rendered twice and is gone again: something removes it")
+                        raise UserError(f"{path} was rendered twice and is gone again: something removes it")
                     rendered[number] += 1
                     yield number
                 elif not rendered[number]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tailsmith.config import SynthesisConfig
+from tailsmith.errors import UserError
 from tailsmith.synthesis.generators import EMBEDDED, PRESETS, generator_folder, preset
 from tailsmith.synthesis.pipeline_folder import read_object
 
@@ -24,7 +25,7 @@ def cost(images: int, generator: str, seconds: float | None, config: SynthesisCo
     "measured" says in which precision and on what machine, where `seconds` doesn't come from the caller.
     """
     if seconds is not None and seconds <= 0:
-        raise ValueError(f"seconds_per_image should be above 0, got {seconds}")
+        raise UserError(f"seconds_per_image should be above 0, got {seconds}")
     side = image_size(generator)
     each, where = (seconds, None) if seconds is not None else _measured(generator, config)
     return {
@@ -57,7 +58,7 @@ def image_size(generator: str) -> int:
         return preset(generator).image_size
     latent, channels = denoiser.get("sample_size", FLUX_LATENT), autoencoder.get("block_out_channels")
     if not isinstance(latent, int) or not isinstance(channels, list) or not channels:
-        raise ValueError(
+        raise UserError(
             f"{folder} is damaged: the config.json of its denoiser and autoencoder should give sample_size as a "
             f"number and block_out_channels as a list, got {latent!r} and {channels!r}"
         )

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tailsmith.errors import UserError
 from tailsmith.synthesis.conditioning import embed_images, embedding_size
 
 WITH_IP_ADAPTER = " with IP-Adapter"
@@ -154,7 +155,7 @@ FAMILIES: dict[str, Family] = {
 def get_family(name: str) -> Family:
     """By the name of a pipeline class; ValueError for one that synthesis doesn't know."""
     if name not in FAMILIES:
-        raise ValueError(
+        raise UserError(
             f"synthesis knows the pipelines {', '.join(FAMILIES)}; got {name}. docs/adding-a-family.md shows how "
             "to add one; tailsmith.feedback works around a pipeline call of your own"
         )
@@ -171,7 +172,7 @@ def family_of(pipe: Any) -> Family:
         name += WITH_IP_ADAPTER
     family = get_family(name)
     if family.embed is not None and getattr(pipe, "image_encoder", None) is None:
-        raise ValueError(
+        raise UserError(
             f"{name} needs the encoder of its conditioning images; load the generator with "
             "tailsmith.load_generator, or set pipe.image_encoder and pipe.feature_extractor"
         )
@@ -181,7 +182,7 @@ def family_of(pipe: Any) -> Family:
 def _check_ip_adapter(pipe: Any, adapters: Sequence[Any]) -> None:
     kinds = [type(adapter).__name__ for adapter in adapters]
     if kinds != ["ImageProjection"]:
-        raise ValueError(
+        raise UserError(
             f"synthesis works with one plain IP-Adapter, conditioned on one CLIP embedding (ip-adapter_sd15, "
             f"ip-adapter_sdxl); got {kinds}; load one of these"
         )
@@ -191,7 +192,7 @@ def check_conditioning(name: str, family: Family, wanted: Sequence[str]) -> None
     """Raise ValueError where a plan asks for a conditioning that the family can't do."""
     for each in wanted:
         if each not in family.conditionings:
-            raise ValueError(
+            raise UserError(
                 f"{name} can't be conditioned on {each!r}, only on {', '.join(family.conditionings)}; plan with "
                 f"conditioning={family.conditionings[0]!r}. {family.advice}"
             )

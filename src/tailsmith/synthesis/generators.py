@@ -13,6 +13,7 @@ import torch
 
 from tailsmith.config import SynthesisConfig
 from tailsmith.devices import DTYPES, chosen_device
+from tailsmith.errors import UserError
 from tailsmith.files import sha256_folder
 from tailsmith.synthesis.families import WITH_IP_ADAPTER, Family, family_of, get_family
 from tailsmith.synthesis.locations import HUB_ID, Weights, class_advice, find_weights, generator_folder, located
@@ -50,7 +51,7 @@ def generator_family(generator: str) -> tuple[str, Family] | None:
     name = str(read_index(weights.folder)["_class_name"])
     expected = known.family.removesuffix(WITH_IP_ADAPTER)
     if expected and name != expected:
-        raise ValueError(f"generator {generator!r} should be a {expected}, but {weights.folder} is a {name}")
+        raise UserError(f"generator {generator!r} should be a {expected}, but {weights.folder} is a {name}")
     return known.family or name, get_family(known.family or name)
 
 
@@ -107,9 +108,9 @@ def load_generator(
 def check_generator(generator: str, class_names: Sequence[str], config: SynthesisConfig) -> None:
     """Raise ValueError for data that a generator doesn't know, and for settings of its calls that mean nothing."""
     if (advice := class_advice(generator, class_names, config.display_names)) is not None:
-        raise ValueError(advice)
+        raise UserError(advice)
     if config.dtype not in DTYPES:
-        raise ValueError(f"dtype should be one of {', '.join(DTYPES)}, got {config.dtype!r}")
+        raise UserError(f"dtype should be one of {', '.join(DTYPES)}, got {config.dtype!r}")
 
 
 def find_decoder(decoder: str, generator: str) -> Weights | None:
@@ -121,12 +122,12 @@ def find_decoder(decoder: str, generator: str) -> Weights | None:
             return Weights(Path(decoder))
         hub = HUB_ID.fullmatch(decoder)
         if hub is None:
-            raise ValueError(f"feedback.decoder should be own, tiny, a folder or a hub id, got {decoder!r}")
+            raise UserError(f"feedback.decoder should be own, tiny, a folder or a hub id, got {decoder!r}")
         return Weights(None, hub[1], hub[2])
     beside = (generator_folder(generator) or Path()) / "tiny_decoder"
     known = preset(generator).tiny_decoder
     if not beside.is_dir() and not known:
-        raise ValueError(
+        raise UserError(
             f"generator {generator!r} has no tiny decoder that tailsmith knows of; use feedback.decoder=own, or "
             "give the folder or hub id of an AutoencoderTiny for its latents"
         )
@@ -213,13 +214,13 @@ def _reachable(generator: str, weights: Weights) -> Iterator[None]:
             raise
         reason = shorten(str(error) or type(error).__name__, 200, placeholder=" ...")
         if weights.folder is not None:
-            raise ValueError(
+            raise UserError(
                 f"generator {generator!r}: {weights.folder} could not be loaded ({reason}); it should hold what "
                 "pipe.save_pretrained writes, with weights as safetensors: pickled ones (.bin, .ckpt) are never loaded"
             ) from error
         pinned = f" --revision {weights.revision}" if weights.revision else ""
         offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0") else ""
-        raise ValueError(
+        raise UserError(
             f"generator {generator!r}: {weights.hub_id} could not be loaded from the hub or its local cache{offline}: "
             f"{reason}. Accept its licence on huggingface.co and run `hf auth login` where it is gated. To work "
             f"offline, run `hf download {weights.hub_id}{pinned}` once and set HF_HUB_OFFLINE=1, or give a local folder"

@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from textwrap import shorten
 
+from tailsmith.errors import UserError
 from tailsmith.synthesis.pipeline_folder import fitted_classes, index_path, unknown_classes
 from tailsmith.synthesis.presets import EMBEDDED, PRESETS
 
@@ -45,7 +46,7 @@ def find_weights(generator: str) -> Weights:
         return Weights(folder)
     hub = HUB_ID.fullmatch(own)
     if hub is None:
-        raise ValueError(
+        raise UserError(
             f"generator {generator!r} is no preset ({', '.join(PRESETS)}), no folder here, and no hub id "
             "(owner/name); give one of these"
         )
@@ -88,7 +89,7 @@ def class_advice(generator: str, class_names: Sequence[str], display_names: Mapp
 def _embedded_folder() -> Path:
     folder = Path(str(files("tailsmith").joinpath("assets", EMBEDDED)))  # assets is no package of its own
     if not (folder / "model_index.json").is_file():
-        raise ValueError(
+        raise UserError(
             f"{EMBEDDED} is missing from this installation (expected in {folder}); install tailsmith again, or "
             "give another generator"
         )

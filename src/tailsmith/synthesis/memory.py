@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from tailsmith.devices import empty_cache
+from tailsmith.errors import UserError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -38,7 +39,7 @@ class BatchSize:
                     raise
                 if rows.stop - rows.start == 1:
                     reason = shorten(str(error) or type(error).__name__, 160, placeholder=" ...")
-                    raise ValueError(f"not enough memory for one image ({reason}); {REMEDIES}") from error
+                    raise UserError(f"not enough memory for one image ({reason}); {REMEDIES}") from error
                 self.size = -(-(rows.stop - rows.start) // 2)
                 log.warning("out of memory; going on with %d images at a time", self.size)
             else:

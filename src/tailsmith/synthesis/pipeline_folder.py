@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tailsmith.errors import UserError
 from tailsmith.files import read_json
 
 INDEX = "model_index.json"
@@ -17,7 +18,7 @@ def index_path(folder: Path) -> Path:
     """Where the index of a pipeline's folder is; ValueError for a folder without one."""
     path = folder / INDEX
     if not path.is_file():
-        raise ValueError(f"{folder} is not a diffusers pipeline: it has no {INDEX}; give a folder written by {WRITERS}")
+        raise UserError(f"{folder} is not a diffusers pipeline: it has no {INDEX}; give a folder written by {WRITERS}")
     return path
 
 
@@ -26,14 +27,14 @@ def read_index(folder: Path) -> dict[str, Any]:
     path = index_path(folder)
     index = read_object(path)
     if not isinstance(index.get("_class_name"), str):
-        raise ValueError(f"{path} names no pipeline class (_class_name); give a folder written by {WRITERS}")
+        raise UserError(f"{path} names no pipeline class (_class_name); give a folder written by {WRITERS}")
     for name, value in index.items():
         if name.startswith("_") or not (isinstance(value, list) or (folder / name).is_dir()):
             continue  # other values are options of the pipeline
         if not PLAIN.fullmatch(name):
-            raise ValueError(f"{path} has a part {name!r}, which is no name of a folder in {folder}; remove it")
+            raise UserError(f"{path} has a part {name!r}, which is no name of a folder in {folder}; remove it")
         if not (isinstance(value, list) and len(value) == 2 and all(isinstance(each, str | None) for each in value)):
-            raise ValueError(f"{path}: part {name!r} should be [library, class], got {value!r}")
+            raise UserError(f"{path}: part {name!r} should be [library, class], got {value!r}")
     return index
 
 
@@ -47,9 +48,9 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = read_json(path)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged, it is not JSON: {error}; write the generator again") from error
+        raise UserError(f"{path} is damaged, it is not JSON: {error}; write the generator again") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it should hold a JSON object, got {type(content).__name__}")
+        raise UserError(f"{path} is damaged: it should hold a JSON object, got {type(content).__name__}")
     return content
 
 

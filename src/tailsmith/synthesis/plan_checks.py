@@ -15,6 +15,7 @@ import pandas as pd
 
 from tailsmith.config import FeedbackConfig, SynthesisConfig, from_dict
 from tailsmith.data.dataset import Dataset
+from tailsmith.errors import UserError
 from tailsmith.guidance.config import CRITERION_NAMES, PER_IMAGE, check_feedback
 from tailsmith.synthesis.storage import Storage
 
@@ -123,15 +124,15 @@ def check_plan(table: pd.DataFrame, meta: Any) -> None:
     _check_meta(meta)
     columns = request_columns(len(meta["class_names"]), len(meta["attribute_names"]))
     if lacking := [name for name in columns if name not in table.columns]:
-        raise ValueError(f"it lacks the column {lacking[0]!r}; a plan has {', '.join(columns)}")
+        raise UserError(f"it lacks the column {lacking[0]!r}; a plan has {', '.join(columns)}")
     if taken := [name for name in RESULTS if name in table.columns]:
-        raise ValueError(f"it has a column {taken[0]!r}, which is for what becomes of a request; name it otherwise")
+        raise UserError(f"it has a column {taken[0]!r}, which is for what becomes of a request; name it otherwise")
     if not len(table):
         return
     for name, kind in columns.items():
         values = table[name]
         if not kind.typed(values):
-            raise ValueError(
+            raise UserError(
                 f"column {name!r} should hold {kind} for each request; it is of type {values.dtype}, with "
                 f"{_plain(values.iloc[0])!r} in row 0"
             )
@@ -147,7 +148,7 @@ def _complain(name: str, expected: str, wrong: Mask, table: pd.DataFrame) -> Non
         return
     row = int(rows[0])
     more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
-    raise ValueError(
+    raise UserError(
         f"column {name!r} should be {expected}; row {row} (request {table['request_id'].iat[row]!r}) has "
         f"{_plain(table[name].iat[row])!r}{more}"
     )
@@ -155,21 +156,21 @@ def _complain(name: str, expected: str, wrong: Mask, table: pd.DataFrame) -> Non
 
 def _check_meta(meta: Any) -> None:
     if not isinstance(meta, dict):
-        raise ValueError(f"its metadata should be a JSON object, got {type(meta).__name__}")
+        raise UserError(f"its metadata should be a JSON object, got {type(meta).__name__}")
     for key, least in (("class_names", 1), ("attribute_names", 0)):
         names = meta.get(key)
         if not isinstance(names, list) or len(names) < least or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"its metadata should have {key!r}, a list of names; got {names!r}")
+            raise UserError(f"its metadata should have {key!r}, a list of names; got {names!r}")
     if not isinstance(meta.get("synthesis"), dict):
-        raise ValueError(f"its metadata should have 'synthesis', its settings by name; got {meta.get('synthesis')!r}")
+        raise UserError(f"its metadata should have 'synthesis', its settings by name; got {meta.get('synthesis')!r}")
     for key in ("generator", "generator_sha256", "decoder_sha256", "classifier_sha256"):
         if not isinstance(meta.get(key), str | None):
-            raise ValueError(f"its metadata should have a text as {key!r}, got {meta[key]!r}")
+            raise UserError(f"its metadata should have a text as {key!r}, got {meta[key]!r}")
     if not isinstance(extends := meta.get("extends", []), list) or not all(isinstance(each, str) for each in extends):
-        raise ValueError(f"its metadata should have 'extends' as a list of the hashes of plans, got {extends!r}")
+        raise UserError(f"its metadata should have 'extends' as a list of the hashes of plans, got {extends!r}")
     settings = meta["synthesis"].get("feedback", {})
     if not isinstance(settings, dict):
-        raise ValueError(f"its metadata should have settings by name as synthesis.feedback, got {settings!r}")
+        raise UserError(f"its metadata should have settings by name as synthesis.feedback, got {settings!r}")
     if settings.keys() >= {each.name for each in fields(FeedbackConfig)} - set(PER_IMAGE):  # else of another version
         feedback = feedback_of(meta["synthesis"])
         _check_types(feedback, "feedback.")
@@ -197,47 +198,47 @@ def check_config(config: SynthesisConfig, dataset: Dataset) -> None:
 def check_settings(config: SynthesisConfig) -> None:
     """Raise ValueError for settings that mean nothing, whatever the data."""
     if config.guidance_scale is None or config.num_inference_steps is None:
-        raise ValueError(
+        raise UserError(
             "guidance_scale and num_inference_steps should be numbers, got None; presets.settled(config, generator) "
             "gives the generator's own"
         )
     _check_types(config)
     _check_types(config.feedback, "feedback.")
     if config.conditioning not in CONDITIONINGS:
-        raise ValueError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
+        raise UserError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
     if config.conditioning_from not in ("group", "class"):
-        raise ValueError(f"conditioning_from should be 'group' or 'class', got {config.conditioning_from!r}")
+        raise UserError(f"conditioning_from should be 'group' or 'class', got {config.conditioning_from!r}")
     if not 0 <= config.embedding_dropout <= 1:
-        raise ValueError(f"embedding_dropout should be within 0..1, got {config.embedding_dropout}")
+        raise UserError(f"embedding_dropout should be within 0..1, got {config.embedding_dropout}")
     if not math.isfinite(config.guidance_scale) or config.guidance_scale < 0:
-        raise ValueError(f"guidance_scale should be finite and not negative, got {config.guidance_scale}")
+        raise UserError(f"guidance_scale should be finite and not negative, got {config.guidance_scale}")
     if config.num_inference_steps < 1 or config.shard_size < 1:
-        raise ValueError(
+        raise UserError(
             f"num_inference_steps and shard_size should be at least 1, got {config.num_inference_steps} "
             f"and {config.shard_size}"
         )
     if config.seed < 0:
-        raise ValueError(f"seed should not be negative, got {config.seed}")
+        raise UserError(f"seed should not be negative, got {config.seed}")
     Storage.of(vars(config))  # ValueError for what can't be
     if config.seed > LARGEST:
-        raise ValueError(f"seed should be below 2^63, got {config.seed}")
+        raise UserError(f"seed should be below 2^63, got {config.seed}")
     check_feedback(config.feedback, "feedback.")
     _check_steps(config.feedback, config.num_inference_steps)
 
 
 def _check_steps(feedback: FeedbackConfig, steps: int) -> None:
     if feedback.steps and max(feedback.steps) >= steps:
-        raise ValueError(f"feedback.steps should be below num_inference_steps, {steps}; got {max(feedback.steps)}")
+        raise UserError(f"feedback.steps should be below num_inference_steps, {steps}; got {max(feedback.steps)}")
 
 
 def _check_wording(config: SynthesisConfig, dataset: Dataset) -> None:
     unknown = set(config.display_names) - {*dataset.class_names, *dataset.attribute_names}
     if unknown:
-        raise ValueError(f"display_names has {min(unknown)!r}, which is no class or attribute of the dataset")
+        raise UserError(f"display_names has {min(unknown)!r}, which is no class or attribute of the dataset")
     try:
         config.prompt.format(label="", attribute="")
     except (KeyError, IndexError, AttributeError, ValueError) as error:
-        raise ValueError(f"prompt may hold {{label}} and {{attribute}} only, got {config.prompt!r}") from error
+        raise UserError(f"prompt may hold {{label}} and {{attribute}} only, got {config.prompt!r}") from error
 
 
 def _check_types(config: SynthesisConfig | FeedbackConfig, where: str = "") -> None:
@@ -246,7 +247,7 @@ def _check_types(config: SynthesisConfig | FeedbackConfig, where: str = "") -> N
     for name, value in vars(config).items():
         if not _fits(value, hints[name]):
             expected = getattr(hints[name], "__name__", str(hints[name])) if not get_args(hints[name]) else hints[name]
-            raise ValueError(f"{where}{name} should be {expected}, got {value!r}")
+            raise UserError(f"{where}{name} should be {expected}, got {value!r}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -12,6 +12,7 @@ from tailsmith import __version__
 from tailsmith.classification.classifier import Classifier
 from tailsmith.config import SynthesisConfig
 from tailsmith.devices import chosen_dtype, dtype_name
+from tailsmith.errors import UserError
 from tailsmith.synthesis.generators import decoder_hash, generator_folder, generator_hash, load_generator, located
 from tailsmith.synthesis.plan_identity import RENDERING, per_call
 from tailsmith.synthesis.requests import Plan
@@ -51,7 +52,7 @@ def load_hashed(generator: str, planned: str | None = None, **options: Any) -> A
     _check_generator(generator, sha256, planned)
     pipe = load_generator(generator, **options)
     if file_state(generator) != before:
-        raise ValueError(f"generator {generator!r} was written while it was loaded; run the same command again")
+        raise UserError(f"generator {generator!r} was written while it was loaded; run the same command again")
     pipe.hashed_weights = Weights(generator, sha256, before)
     return pipe
 
@@ -62,7 +63,7 @@ def planned_pipe(plan: Plan, pipe: Any = None) -> Any:
     if pipe is None:
         return load_hashed(plan.meta["generator"], plan.meta.get("generator_sha256"), dtype=chosen_dtype(dtype))
     if (own := dtype_name(pipe.dtype)) != dtype:
-        raise ValueError(f"the plan is for a generator in {dtype}, this pipe is in {own}; plan with dtype={own!r}")
+        raise UserError(f"the plan is for a generator in {dtype}, this pipe is in {own}; plan with dtype={own!r}")
     return pipe
 
 
@@ -112,14 +113,14 @@ def check_renderable(plan: Plan) -> None:
     lacks = needed.keys() - settings.keys()
     lacks |= {f"feedback.{name}" for name in needed["feedback"].keys() - settings.get("feedback", {}).keys()}
     if lacks:
-        raise ValueError(f"this plan is of another version of tailsmith, it lacks {min(lacks)}; {NEW_PLAN}")
+        raise UserError(f"this plan is of another version of tailsmith, it lacks {min(lacks)}; {NEW_PLAN}")
     if plan.meta.get("rendering", 1) != RENDERING:
-        raise ValueError(
+        raise UserError(
             "this plan is of another version of tailsmith, which makes other images of the same requests (from their "
             f"seeds); {NEW_PLAN}"
         )
     if plan.meta.get("generator") is None:
-        raise ValueError("the plan names no generator; make it with stages.plan or `tailsmith plan`")
+        raise UserError("the plan names no generator; make it with stages.plan or `tailsmith plan`")
 
 
 def really_by(plan: Plan, pipe: Any, classifier: Any) -> dict[str, str]:
@@ -132,9 +133,7 @@ def really_by(plan: Plan, pipe: Any, classifier: Any) -> dict[str, str]:
         name = plan.feedback.decoder
         decoder = decoder_hash(name, plan.meta["generator"]) if name != "own" else None
         if (wanted := plan.meta.get("decoder_sha256")) is not None and decoder != wanted:
-            raise ValueError(
-                f"the decoder {name!r} is not the one the plan was made for (its hash differs); {NEW_PLAN}"
-            )
+            raise UserError(f"the decoder {name!r} is not the one the plan was made for (its hash differs); {NEW_PLAN}")
     guide = classifier.sha256() if isinstance(classifier, Classifier) else UNKNOWN if classifier is not None else None
     return {
         "generator": plan.meta["generator"],
@@ -149,7 +148,7 @@ def really_by(plan: Plan, pipe: Any, classifier: Any) -> dict[str, str]:
 
 def _check_generator(generator: str, sha256: str, planned: str | None) -> None:
     if planned is not None and sha256 != planned:
-        raise ValueError(
+        raise UserError(
             f"the generator {generator!r} is not the one the plan was made for (its hash differs); bring that one "
             f"back, or {NEW_PLAN}"
         )

@@ -14,6 +14,7 @@ from tailsmith.classification.classifier import Classifier, load_classifier, on_
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.manifest import read_manifest, write_manifest
 from tailsmith.data.packed import write_packed
+from tailsmith.errors import UserError
 from tailsmith.files import temporary_folder
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.guidance.criteria import criterion_of
@@ -139,14 +140,14 @@ def render_job(job: RenderJob, advance: Advance) -> None:
     """Render a job's shards in this process; ValueError where its files are not what it was made of."""
     plan = Plan.read(job.plan)
     if plan.identity != job.plan_identity:
-        raise ValueError(f"{job.plan} is not the plan that this job is of; make the job again")
+        raise UserError(f"{job.plan} is not the plan that this job is of; make the job again")
     classifier = on_accelerator(load_classifier(job.classifier)) if job.classifier is not None else None
     if classifier is not None and classifier.sha256() != job.classifier_sha256:
-        raise ValueError(f"{job.classifier} is not the classifier that this job is of; make the job again")
+        raise UserError(f"{job.classifier} is not the classifier that this job is of; make the job again")
     gaussians = None
     if job.gaussians is not None:
         gaussians = read_gaussians(job.gaussians, {"classifier_sha256": str(job.classifier_sha256)})
         if gaussians is None:
-            raise ValueError(f"{job.gaussians} holds no class Gaussians of this job's classifier; make the job again")
+            raise UserError(f"{job.gaussians} holds no class Gaussians of this job's classifier; make the job again")
     worker = worker_of(plan, read_manifest(job.conditioning), classifier, None, gaussians, job.batch_size)
     render(worker, plan, job.out, job.shards, advance)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tailsmith.config import FeedbackConfig, SynthesisConfig, renamed
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.packed import reading
+from tailsmith.errors import UserError
 from tailsmith.files import write_atomically
 from tailsmith.synthesis.plan_checks import REQUESTS, check_config, check_plan, feedback_of
 from tailsmith.synthesis.plan_identity import (
@@ -110,7 +111,7 @@ class Plan:
             self.table.iloc[rows].assign(shard=before["shard"].to_numpy())
         )
         if differing or not among_these:
-            raise ValueError(f"{', '.join(differing if among_these else [OF_ROWS, *differing])}: not the same")
+            raise UserError(f"{', '.join(differing if among_these else [OF_ROWS, *differing])}: not the same")
         numbers = np.full(len(self), -1)
         numbers[rows] = before["shard"]
         added = np.flatnonzero(numbers < 0)
@@ -141,31 +142,31 @@ class Plan:
     @staticmethod
     def read(path: Path) -> "Plan":
         if not path.is_file():
-            raise ValueError(f"no plan at {path}; make one with `tailsmith plan`")
+            raise UserError(f"no plan at {path}; make one with `tailsmith plan`")
         with reading(path, "bring back a sound copy, or make the plan again: the same settings give the same one"):
             table = pq.read_table(path, page_checksum_verification=True)
             rows = table.to_pandas()
         stored = (table.schema.metadata or {}).get(b"tailsmith")
         if stored is None:
-            raise ValueError(f"{path} is not a plan: it carries no tailsmith metadata")
+            raise UserError(f"{path} is not a plan: it carries no tailsmith metadata")
         try:
             meta = json.loads(stored)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path} is not a plan: its metadata is no JSON ({error}); make the plan again") from error
+            raise UserError(f"{path} is not a plan: its metadata is no JSON ({error}); make the plan again") from error
         if isinstance(meta, dict) and isinstance(meta.get("synthesis"), dict):
             meta["synthesis"] = renamed(meta["synthesis"])
         plan = Plan(rows, meta)
         try:
             plan.check()
         except ValueError as error:
-            raise ValueError(f"plan {path}: {error}") from error
+            raise UserError(f"plan {path}: {error}") from error
         return plan
 
 
 def check_shards(chosen: Sequence[int], known: Sequence[int]) -> None:
     """Raise ValueError for a shard that the plan doesn't have."""
     if unknown := sorted(set(chosen) - set(known)):
-        raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {unknown[0]}")
+        raise UserError(f"the plan has the shards {min(known)}-{max(known)}, got {unknown[0]}")
 
 
 def make_plan(
@@ -183,7 +184,7 @@ def make_plan(
     """
     check_config(config, dataset)
     if (wanted := sum(missing.ravel().tolist())) > REQUESTS:  # Python's numbers don't overflow
-        raise ValueError(f"a plan has at most {REQUESTS:,} requests, and this one would have {wanted:,}; lower target")
+        raise UserError(f"a plan has at most {REQUESTS:,} requests, and this one would have {wanted:,}; lower target")
     labels, attributes, ordinals = _expand(missing)
     seeds = [_hash64(config.seed, labels, attributes + 1, ordinals, stream) for stream in range(4)]
     sources, hashes = _conditioning_images(dataset, labels, attributes, seeds[0], config)
@@ -245,7 +246,7 @@ def _conditioning_images(
     training = dataset.split("train")
     chosen = _draw(training.labels, labels, seeds)
     if len(labels) and chosen.min() < 0:
-        raise ValueError(
+        raise UserError(
             f"class {dataset.class_names[labels[chosen.argmin()]]!r} has no training image to condition on; "
             "add at least one, or use conditioning='text'"
         )
@@ -287,7 +288,7 @@ def _prompts(dataset: Dataset, labels: Ints, attributes: Ints, config: Synthesis
         return [config.display_names.get(name, name) for name in names]
 
     if "{attribute}" in config.prompt and (attributes < 0).any():
-        raise ValueError(
+        raise UserError(
             f"prompt {config.prompt!r} names the attribute, but the plan is per class; plan per group, "
             "or use '{label}'"
         )

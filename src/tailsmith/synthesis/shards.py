@@ -11,6 +11,7 @@ import pandas as pd
 from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.packed import read_rows
+from tailsmith.errors import UserError
 from tailsmith.locks import exclusive
 from tailsmith.synthesis.claims import sweep
 from tailsmith.synthesis.requests import Plan, check_shards
@@ -26,12 +27,12 @@ def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"shards should be numbers as in 3 or 0,1,2 or 0-9, got {text!r}")
+            raise UserError(f"shards should be numbers as in 3 or 0,1,2 or 0-9, got {text!r}")
         low, high = int(first), int(last if dash else first)
         check_shards([low, high] if low <= high else [], known)  # before a range of billions is written out
         chosen += range(low, high + 1)
     if not chosen:
-        raise ValueError(f"the plan has the shards {min(known)}-{max(known)}, got {text}")
+        raise UserError(f"the plan has the shards {min(known)}-{max(known)}, got {text}")
     check_shards(chosen, known)
     return sorted(set(chosen))
 
@@ -52,7 +53,7 @@ def plan_in(out: Path, plan: Plan) -> Plan:
         if (part := plan.within(kept)) is not None:
             return part
         older = "; an earlier version of tailsmith made them" if "rendering" not in kept.meta else ""
-        raise ValueError(f"{out} holds images of another plan; use another folder ({error}{older})") from error
+        raise UserError(f"{out} holds images of another plan; use another folder ({error}{older})") from error
 
 
 def keep_plan(out: Path, plan: Plan) -> None:
@@ -64,7 +65,7 @@ def keep_plan(out: Path, plan: Plan) -> None:
         with exclusive(out / LOCK, "adds to this plan"):
             if not _keeps(path, plan):
                 if plan_in(out, plan).parts != plan.parts:
-                    raise ValueError(f"another process has added other images to {out}; run the same command again")
+                    raise UserError(f"another process has added other images to {out}; run the same command again")
                 plan.write(path)
 
 
@@ -87,7 +88,7 @@ def finished_images(folder: Path, dataset: Dataset) -> Dataset:
     requests = Plan.read(folder / PLAN)
     planned = tuple(requests.meta["class_names"])
     if planned != dataset.class_names:
-        raise ValueError(
+        raise UserError(
             f"the classes of the images in {folder} are not the data's: the data "
             f"{class_difference(dataset.class_names, planned)}; synthesize for this data"
         )

@@ -10,6 +10,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from tailsmith.errors import UserError
+
 FORMATS = ("png", "jpeg", "webp")
 AROUND_CROP = 256 / 224  # the short side that training crops from, in sides of what the classifier sees
 
@@ -31,13 +33,13 @@ class Storage:
 
     def __post_init__(self) -> None:
         if self.store_format not in FORMATS:
-            raise ValueError(f"store_format should be one of {', '.join(FORMATS)}, got {self.store_format!r}")
+            raise UserError(f"store_format should be one of {', '.join(FORMATS)}, got {self.store_format!r}")
         for name, least, most in (("store_size", 1, 2**16), ("store_quality", 1, 100)):
             value = getattr(self, name)
             if value is None and name == "store_size":
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-                raise ValueError(f"{name} should be a whole number within {least}..{most}, got {value!r}")
+                raise UserError(f"{name} should be a whole number within {least}..{most}, got {value!r}")
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> Storage:

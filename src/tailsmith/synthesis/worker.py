@@ -18,6 +18,7 @@ from torch import Tensor
 from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.packed import location
+from tailsmith.errors import UserError
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.guidance.criteria import Criterion, criterion_of, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
@@ -94,9 +95,9 @@ class Worker:
         check_conditioning(type(self.pipe).__name__, family, _conditionings(requests))
         guided = bool((requests["feedback_scale"] > 0).any())
         if guided and self.classifier is None:
-            raise ValueError("the plan asks for feedback; give the classifier that guides")
+            raise UserError("the plan asks for feedback; give the classifier that guides")
         if guided and self.decoder is None and config.decoder != "own":
-            raise ValueError(f"the plan looks through the decoder {config.decoder!r}; give the worker one")
+            raise UserError(f"the plan looks through the decoder {config.decoder!r}; give the worker one")
         if self.classifier is not None:
             missing = [name for name in requests["criterion"].unique() if name not in self.criteria]
             self.criteria = {**self.criteria, **{name: criterion_of(name, self.classifier) for name in missing}}
@@ -122,10 +123,10 @@ class Worker:
         row_of = {name: row for row, name in enumerate(self.dataset.table["image_id"])}
         lost = [name for name in image_ids if name not in row_of]
         if lost:
-            raise ValueError(f"the plan conditions on image {lost[0]!r}, which this dataset does not have")
+            raise UserError(f"the plan conditions on image {lost[0]!r}, which this dataset does not have")
         for image_id, planned in zip(image_ids, hashes, strict=True):
             if isinstance(planned, str) and self.dataset.content_hash(row_of[image_id]) != planned:
-                raise ValueError(
+                raise UserError(
                     f"the conditioning image {image_id!r} is not the one that the plan was made with (its content "
                     "differs); bring that one back, or make a new plan and synthesize it into another folder"
                 )
@@ -234,9 +235,9 @@ def read_shards(
     numbers = plan.shards if numbers is None else numbers
     there = [number for number in numbers if shard_path(folder, number).exists()]
     if not there:
-        raise ValueError(f"no finished shard in {folder}; run `tailsmith synthesize` first")
+        raise UserError(f"no finished shard in {folder}; run `tailsmith synthesize` first")
     if len(there) < len(numbers):
-        raise ValueError(
+        raise UserError(
             f"{folder} has {len(there)} of its plan's {len(numbers)} shards; finish it with `tailsmith synthesize`"
         )
 

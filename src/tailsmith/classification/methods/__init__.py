@@ -13,6 +13,7 @@ from tailsmith.classification.methods.crt import CRT
 from tailsmith.classification.methods.erm import ERM
 from tailsmith.classification.methods.group_dro import GroupDRO
 from tailsmith.classification.methods.lws import LWS
+from tailsmith.errors import UserError
 
 METHODS: dict[str, type[Method]] = {
     "erm": ERM,
@@ -31,7 +32,7 @@ def method_of(named: str) -> Method:
     """
     name, _, given = named.partition(":")
     if name not in METHODS:
-        raise ValueError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
+        raise UserError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
     kind = METHODS[name]
     hints = get_type_hints(kind)
     known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # every method is a dataclass
@@ -40,7 +41,7 @@ def method_of(named: str) -> Method:
         key, equals, value = (part.strip() for part in each.partition("="))
         if key not in known or not equals:
             takes = f"one of {', '.join(f'{each}=...' for each in known)}" if known else "none"
-            raise ValueError(f"method {name!r} has no setting {each.strip()!r}: expected {takes}")
+            raise UserError(f"method {name!r} has no setting {each.strip()!r}: expected {takes}")
         settings[key] = _value(f"{name}:{key}", value, hints[key])
     return kind(**settings)
 
@@ -58,4 +59,4 @@ def _value(setting: str, text: str, hint: Any) -> Any:
             return kind(text)
     except ValueError:
         pass
-    raise ValueError(f"{setting} should be {kind.__name__}, got {text!r}")
+    raise UserError(f"{setting} should be {kind.__name__}, got {text!r}")

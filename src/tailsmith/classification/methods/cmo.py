@@ -14,6 +14,7 @@ from tailsmith.classification.methods.contract import Batch, Examples, Method, S
 from tailsmith.classification.methods.objectives import softmax
 from tailsmith.classification.methods.parts import everything
 from tailsmith.classification.methods.streams import passes, weighted
+from tailsmith.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,11 @@ class CMO(Method):
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
-            raise ValueError(f"unknown cmo:loss {self.loss!r}: expected one of {', '.join(LOSSES)}")
+            raise UserError(f"unknown cmo:loss {self.loss!r}: expected one of {', '.join(LOSSES)}")
         if not 0 <= self.probability <= 1:
-            raise ValueError(f"cmo:probability should be in 0..1, got {self.probability}")
+            raise UserError(f"cmo:probability should be in 0..1, got {self.probability}")
         if not 0 <= self.start <= self.end <= 1:
-            raise ValueError(f"cmo:start and cmo:end should be 0 <= start <= end <= 1, got {self.start} and {self.end}")
+            raise UserError(f"cmo:start and cmo:end should be 0 <= start <= end <= 1, got {self.start} and {self.end}")
 
     def stages(self, task: Task) -> list[Stage]:
         config = task.settled(task.config)

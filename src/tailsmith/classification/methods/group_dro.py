@@ -15,6 +15,7 @@ from tailsmith.classification.methods.parts import everything
 from tailsmith.classification.methods.streams import passes
 from tailsmith.classification.resampling import Rows
 from tailsmith.classification.train_config import check_above_zero
+from tailsmith.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class GroupDRO(Method):
 
     def stages(self, task: Task) -> list[Stage]:
         if (task.groups < 0).any():
-            raise ValueError(
+            raise UserError(
                 "method group_dro needs a group for every training image, "
                 f"{(task.groups < 0).sum()} of {len(task.groups)} have none; give the data attributes, or use another "
                 "method"

@@ -17,6 +17,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from tailsmith import devices
+from tailsmith.errors import UserError
 from tailsmith.interruption import Terminated
 from tailsmith.synthesis.rendering import Advance, RenderJob, render_job
 
@@ -29,7 +30,7 @@ class Report:
     """What a worker says: images made, or why it ends."""
 
     images: int = 0
-    error: ValueError | None = None  # what the user can mend
+    error: str = ""
     fault: str = ""  # any other error's traceback
 
 
@@ -80,8 +81,8 @@ def _follow(processes: dict[Connection, BaseProcess], advance: Advance) -> None:
                     killed += 1
                     log.warning("%s was killed (exit code %s)", process.name, process.exitcode)
                 continue
-            if report.error is not None:
-                raise report.error
+            if report.error:
+                raise UserError(report.error)
             if report.fault:
                 raise RuntimeError(f"a worker failed:\n{report.fault}")
             advance(report.images)
@@ -114,8 +115,8 @@ def _work(job: RenderJob, device: str, threads: int, sender: Connection) -> None
     devices.use(device)
     try:
         render_job(job, lambda images: sender.send(Report(images)))
-    except ValueError as error:
-        sender.send(Report(error=error))
+    except UserError as error:
+        sender.send(Report(error=str(error)))
     except Terminated:
         pass
     except Exception:

@@ -23,6 +23,7 @@ from tailsmith.config import FitGeneratorConfig, to_dict
 from tailsmith.data import images as stored
 from tailsmith.data.dataset import Dataset
 from tailsmith.devices import chosen_device, has_bf16_arithmetic
+from tailsmith.errors import UserError
 from tailsmith.files import write_json
 from tailsmith.synthesis.fit_generator.autoencoder import autoencoder_loss, create_autoencoder, encode_all
 from tailsmith.synthesis.fit_generator.captions import CaptionedImages, Captions, Images, build_tokenizer
@@ -42,7 +43,7 @@ def fit_generator(dataset: Dataset, out: Path, config: FitGeneratorConfig | None
     """
     config, out, training = config or FitGeneratorConfig(), Path(out), dataset.split("train")
     if len(training) < 2:
-        raise ValueError(f"fit-generator needs at least 2 training images, got {len(training)} in {dataset.name!r}")
+        raise UserError(f"fit-generator needs at least 2 training images, got {len(training)} in {dataset.name!r}")
     _claim(out, config, training)
     if _is_finished(out):
         return out
@@ -190,9 +191,9 @@ def _claim(out: Path, config: FitGeneratorConfig, training: Dataset) -> None:
         "attribute_names": list(training.attribute_names),
     }
     if (out / INDEX).exists() and not path.exists():
-        raise ValueError(f"{out} holds a pipeline that fit-generator didn't write; use another --out")
+        raise UserError(f"{out} holds a pipeline that fit-generator didn't write; use another --out")
     if path.exists() and _identity(read_object(path)) != _identity(fitted):
-        raise ValueError(f"{out} holds a generator fitted with another configuration or dataset; use another --out")
+        raise UserError(f"{out} holds a generator fitted with another configuration or dataset; use another --out")
     write_json(path, fitted)
 
 
