@@ -233,7 +233,7 @@ def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> Non
     config = tmp_path / "run.yaml"
     config.write_text(yaml.safe_dump({"synthesis": {"feedback": {"scal": 0.1}}}))
     line = refused(capsys, "run", "--data", pets, "--out", tmp_path / "run", "--config", config)
-    assert "unknown key 'synthesis.feedback_scal', did you mean synthesis.feedback_scale" in line
+    assert "unknown key 'synthesis.feedback.scal', did you mean synthesis.feedback.scale" in line
     assert "`tailsmith run --help` lists all" in line
     config.write_text(yaml.safe_dump({"targets": 3}))
     line = refused(capsys, "run", "--data", pets, "--out", tmp_path / "run", "--config", config)
@@ -245,7 +245,7 @@ def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> Non
     [
         (
             ["run", "--out", "o", "--synthesis.feedback-scal", "1"],
-            ("unknown option --synthesis.feedback-scal", "did you mean synthesis.feedback_scale"),
+            ("unknown option --synthesis.feedback-scal", "did you mean synthesis.feedback.scale"),
         ),
         (["run", "--out", "o", "--real.stepz=1"], ("unknown option --real.stepz", "did you mean real.steps")),
         (["run", "--out", "o", "--real.steps=many"], ("real.steps should be int, got 'many'",)),
@@ -347,7 +347,7 @@ def test_numbers_out_of_bounds(
         ),
         (
             ["--synthesis.criterion=loss"],
-            "synthesis.criterion is loss, but no arm uses it (image_text: unguided, feedback_entropy: entropy)",
+            "synthesis.feedback.criterion is loss, but no arm uses it (image_text: unguided, feedback_entropy: entropy",
         ),
         (
             ["--synthesis.conditioning=text", "--arms=erm,image_text"],
@@ -355,7 +355,7 @@ def test_numbers_out_of_bounds(
         ),
         (
             ["--synthesis.feedback-scale=0.1", "--arms=erm,text,image_text"],
-            "synthesis.feedback_scale is 0.1, but no arm",
+            "synthesis.feedback.scale is 0.1, but no arm",
         ),
     ],
 )

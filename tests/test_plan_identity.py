@@ -28,7 +28,8 @@ def test_every_setting_is_known_to_count_or_not():
 
 
 def test_a_setting_stands_in_the_rows_of_a_plan_or_in_its_metadata_and_in_one_of_them_only():
-    groups = (plan_identity.BY_HASH, plan_identity.OF_ALL, plan_identity.OF_FEEDBACK, plan_identity.WITHOUT_EFFECT)
+    of_a_call = ("BY_HASH", "OF_ALL", "OF_FEEDBACK", "STORED", "WITHOUT_EFFECT")
+    groups = [getattr(plan_identity, name) for name in of_a_call]
     stored = PLAN.meta["synthesis"]
     assert {*stored, *stored["feedback"]} - {"feedback"} == {*sum(groups, ())}
     assert stored["feedback"].keys().isdisjoint(plan_identity.IN_ROWS)

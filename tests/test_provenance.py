@@ -154,7 +154,7 @@ def test_plans_of_studies_and_grids_name_their_generator_too(generator, tmp_path
     guide = stages.train(DATASET, None, TrainConfig(steps=1, batch_size=4, image_size=16))
     config = RunConfig(generator=str(generator), synthesis=replace(CONFIG, conditioning="text"))
     directory = RunDirectory(tmp_path / "run")
-    _render(Study(directory, config, DATASET, guide, load_hashed(str(generator))), "text only", {})
+    _render(Study(directory, config, DATASET, guide, load_hashed(str(generator))), "text only", config.synthesis)
     study = Plan.read(study_folder(directory, "text only") / "plan.parquet")
     grid = plan_grid(DATASET, guide, GridConfig(classes=CLASSES[:1]), str(generator))
     for meta in (study.meta, grid.meta):
