@@ -11,16 +11,18 @@ from pathlib import Path
 
 import numpy as np
 
-from tailsmith import stages
-from tailsmith.config import FeedbackConfig, SynthesisConfig, TrainConfig
-from tailsmith.data.embedded import CLASS_NAMES
+import tailsmith
+from tailsmith.classification.config import TrainConfig
+from tailsmith.data.sources.embedded import CLASS_NAMES
 from tailsmith.files import write_json
+from tailsmith.generation.generator import EMBEDDED, load_generator
 from tailsmith.guidance.class_gaussians import fit_class_gaussians
+from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.guidance.criteria import criterion_of
-from tailsmith.prediction import predict
-from tailsmith.synthesis.generators import EMBEDDED, load_generator
-from tailsmith.synthesis.presets import settled
-from tailsmith.synthesis.requests import make_plan
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.plan import make_plan
+from tailsmith.synthesis.plan_checks import settled
+from tailsmith.synthesis.prediction import predict
 from tailsmith.synthesis.worker import Worker
 
 SCALES = (0.0, 0.01, 0.02, 0.04)
@@ -32,8 +34,8 @@ def main() -> None:
     parser.add_argument("--criteria", nargs="*", default=["entropy", "loss", "hardness"])
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    dataset = stages.load("fashion-lt")
-    guide = stages.train(dataset, None, TrainConfig(steps=400, ema_decay=0.99), description="train: erm")
+    dataset = tailsmith.load("fashion-lt")
+    guide = tailsmith.train(dataset, None, TrainConfig(steps=400, ema_decay=0.99), description="train: erm")
     training = dataset.split("train")
     features = predict(guide, training).features
     gaussians = fit_class_gaussians(features.numpy(), training.labels, len(CLASS_NAMES))

@@ -31,17 +31,20 @@ from transformers import (
 
 import tailsmith
 from tailsmith import devices
-from tailsmith.config import FeedbackConfig, FitGeneratorConfig, StageConfig, SynthesisConfig, TrainConfig
+from tailsmith.classification.config import TrainConfig
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.embedded import CLASS_NAMES
+from tailsmith.data.sources.embedded import CLASS_NAMES
 from tailsmith.files import to_json, write_json
-from tailsmith.synthesis.families import family_of
-from tailsmith.synthesis.fit_generator.captions import build_tokenizer
-from tailsmith.synthesis.fit_generator.denoiser import create_schedulers
-from tailsmith.synthesis.fit_generator.recipe import fit_generator
-from tailsmith.synthesis.generators import EMBEDDED
-from tailsmith.synthesis.presets import settled
-from tailsmith.synthesis.requests import make_plan
+from tailsmith.generation.families import family_of
+from tailsmith.generation.fit.captions import build_tokenizer
+from tailsmith.generation.fit.config import FitGeneratorConfig, StageConfig
+from tailsmith.generation.fit.denoiser import create_schedulers
+from tailsmith.generation.generator import EMBEDDED
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.fitting import fit_generator
+from tailsmith.synthesis.plan import make_plan
+from tailsmith.synthesis.plan_checks import settled
 from tailsmith.synthesis.worker import Worker
 
 OMEGA = 0.03

@@ -11,8 +11,8 @@ from torch import Tensor
 import tailsmith
 from tailsmith.classification.backbones import create_backbone
 from tailsmith.classification.classifier import Classifier
-from tailsmith.config import TrainConfig
-from tailsmith.data.embedded import CLASS_NAMES
+from tailsmith.classification.config import TrainConfig
+from tailsmith.data.sources.embedded import CLASS_NAMES
 
 GUIDANCE_SCALE, STEPS, EVERY, OMEGA = 5.0, 30, 5, 0.02
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 import tailsmith
 from embedded import EVERY, command_line, labels, sample, trained_classifier
 from tailsmith.files import write_json
-from tailsmith.synthesis.generators import EMBEDDED, load_decoder
+from tailsmith.generation.generator import EMBEDDED, load_decoder
 
 SMALL = 16  # pixels of a guide that looks at half the image's size
 HARDLY = 1e-7  # a feedback scale at which nothing moves

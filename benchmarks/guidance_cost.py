@@ -17,10 +17,10 @@ import torch
 
 import tailsmith
 from embedded import EVERY, GUIDANCE_SCALE, OMEGA, STEPS, command_line, labels, sample, untrained_classifier
-from tailsmith.data.embedded import CLASS_NAMES
+from tailsmith.data.sources.embedded import CLASS_NAMES
 from tailsmith.files import write_json
+from tailsmith.generation.generator import EMBEDDED, load_decoder
 from tailsmith.guidance.criteria import entropy
-from tailsmith.synthesis.generators import EMBEDDED, load_decoder
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -21,7 +21,7 @@ from embedded import command_line
 from tailsmith.files import write_json
 from tailsmith.guidance.class_gaussians import Features, fit_class_by_class
 from tailsmith.guidance.criteria import hardness
-from tailsmith.recipe import read_recipe
+from tailsmith.runs.recipe import read_recipe
 
 WIDTH, BATCH = 2048, 64
 

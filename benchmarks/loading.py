@@ -30,8 +30,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from tailsmith import devices
+from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.sources import AHEAD
-from tailsmith.classification.train_config import TrainConfig
 from tailsmith.classification.training import train_classifier
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.images import Images

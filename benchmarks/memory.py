@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_leaves
 import tailsmith
 from embedded import OMEGA, command_line, labels, sample, untrained_classifier
 from tailsmith.files import write_json
-from tailsmith.synthesis.generators import EMBEDDED, load_decoder
+from tailsmith.generation.generator import EMBEDDED, load_decoder
 
 FEW = {"decode_batch_size": 8}  # where memory counts; the whole batch at once is faster
 WAYS = {

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from tailsmith.config import SynthesisConfig, from_dict
 from tailsmith.data.packed import read_packed
-from tailsmith.synthesis.requests import make_plan
+from tailsmith.settings import from_dict
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.plan import make_plan
 from tiny import tiny_dataset
 
 DATASET = tiny_dataset()

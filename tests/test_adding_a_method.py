@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from colours import colours
+from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.methods import METHODS
 from tailsmith.classification.methods.contract import Batch, Task
-from tailsmith.classification.train_config import TrainConfig
 from tailsmith.classification.training import train_classifier
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "adding-a-method.md").read_text(encoding="utf-8")

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from tailsmith import stages
+import tailsmith
 from tailsmith.classification.classifier import load_classifier
-from tailsmith.config import FeedbackConfig, SynthesisConfig, TrainConfig
+from tailsmith.classification.config import TrainConfig
 from tailsmith.data.images import Images
 from tailsmith.files import read_json
-from tailsmith.prediction import predict
-from tailsmith.synthesis.generators import generator_folder, load_generator, preset
-from tailsmith.synthesis.requests import make_plan
+from tailsmith.generation.generator import generator_folder, load_generator, preset
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.plan import make_plan
+from tailsmith.synthesis.prediction import predict
 from tailsmith.synthesis.worker import Worker
 
 FOLDER = Path(str(generator_folder("mini-unclip")))
@@ -40,7 +42,7 @@ def test_the_quality_that_the_card_reports_is_reached():
 
 
 def test_reconstruction_of_task_images_agrees_with_the_card(mini):
-    validation = stages.load("fashion-lt").split("val")
+    validation = tailsmith.load("fashion-lt").split("val")
     pixels = Images(validation, 32)[np.arange(0, 1200, 10)].float() / 127.5 - 1
     with torch.no_grad():
         decoded = mini.vae.decode(mini.vae.encode(pixels).latent_dist.mean).sample
@@ -49,8 +51,8 @@ def test_reconstruction_of_task_images_agrees_with_the_card(mini):
 
 @pytest.mark.slow
 def test_samples_show_what_the_prompt_names_and_feedback_raises_the_entropy(mini):
-    dataset = stages.load("fashion-lt")
-    guide = stages.train(dataset, None, TrainConfig(steps=60))
+    dataset = tailsmith.load("fashion-lt")
+    guide = tailsmith.train(dataset, None, TrainConfig(steps=60))
     judge = load_classifier(FOLDER.parent / "judges" / "label")
     worker = Worker(mini, dataset.split("train"), guide)
     entropy = []

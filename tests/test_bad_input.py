@@ -16,9 +16,9 @@ from PIL import Image
 
 from folders import SOUND, write_folder
 from tailsmith import experiment
-from tailsmith.cli import COMMANDS, main
+from tailsmith.cli.main import COMMANDS, main
 from tailsmith.errors import UserError
-from tailsmith.outputs import check_classifier_folder, check_file, check_folder
+from tailsmith.runs.outputs import check_classifier_folder, check_file, check_folder
 
 Capture = pytest.CaptureFixture[str]
 QUICK = ["--synthesis.num_inference_steps=2", "--synthesis.shard_size=2", "--synthesis.feedback_scale=0"]
@@ -467,7 +467,7 @@ def test_a_plan_where_a_folder_is(pets: Path, generator: str, capsys: Capture) -
 def test_a_place_that_can_not_be_written_is_found_before_the_work(
     pets: Path, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr("tailsmith.stages.load", lambda *_, **__: pytest.fail("began to work"))
+    monkeypatch.setattr("tailsmith.data.sources.named.load", lambda *_, **__: pytest.fail("began to work"))
     (tmp_path / "notes.txt").write_text("precious")
     classifier = save_classifier(tmp_path / "classifier", "cat", "dog")
     before = sorted(tmp_path.rglob("*"))
@@ -546,7 +546,7 @@ def test_results_beside_class_folders_or_listed_images_are_fine(pets: Path, tmp_
 
 
 def test_only_plans_for_the_same_data_are_replaced(pets: Path, generator: str, tmp_path: Path, capsys: Capture) -> None:
-    from tailsmith.data.readers import read_unchecked
+    from tailsmith.data.sources.readers import read_unchecked
     from tailsmith.data.writers import write_parquet
 
     mine, other, out = tmp_path / "mine.parquet", tmp_path / "other.parquet", tmp_path / "plan.parquet"
@@ -611,8 +611,8 @@ def test_images_of_another_plan(pets: Path, plan: Path, generator: str, tmp_path
 
 
 def test_a_run_directory_of_another_configuration(pets: Path, generator: str, tmp_path: Path, capsys: Capture) -> None:
-    from tailsmith.config import RunConfig
-    from tailsmith.run_directory import RunDirectory
+    from tailsmith.runs.config import RunConfig
+    from tailsmith.runs.directory import RunDirectory
 
     out = tmp_path / "run"
     RunDirectory.claim(out, RunConfig(data=str(pets), generator=generator), "tailsmith run")

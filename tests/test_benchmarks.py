@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from benchmark_trees import CONTEXTS, IMAGENET, NICO, PLACES, write_label_map, write_lists, write_nico
-from tailsmith.data.benchmarks import Benchmark, counts_hash, differences, missing_from_totals, published, read
 from tailsmith.data.counts import class_counts, group_counts
-from tailsmith.recipe import read_recipe
+from tailsmith.data.sources.benchmarks import Benchmark, counts_hash, differences, missing_from_totals, published, read
+from tailsmith.runs.recipe import read_recipe
 from tailsmith.strata import shots
 from tailsmith.synthesis.allocation import missing_counts
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+import tailsmith
 from rendering import DATASET, largest_difference, render, tiny_plan
-from tailsmith import stages
 from tailsmith.data.images import Images
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.worker import Worker
@@ -72,7 +72,7 @@ def test_shows_something(name):
 
 
 def test_no_real_image_is_taken_for_nothing():
-    real = Images(stages.load("fashion-lt").split("train"), 32)[np.arange(0, 1242, 4)]
+    real = Images(tailsmith.load("fashion-lt").split("train"), 32)[np.arange(0, 1242, 4)]
     assert not is_black(real.float() / 255).any()
 
 
@@ -129,7 +129,7 @@ def test_an_image_that_stays_black_is_kept_flagged_told_and_not_trained_on(pipe,
     seed = plan.table["noise_seed"].iloc[4]
     blacken([seed, *(retry_seed(seed, attempt) for attempt in range(1, RETRIES + 1))])
     with caplog.at_level(logging.WARNING, "tailsmith"):
-        synthetic = stages.synthesize(plan, DATASET, tmp_path, pipe=pipe)
+        synthetic = tailsmith.synthesize(plan, DATASET, tmp_path, pipe=pipe)
     lost = plan.table["request_id"].iloc[4]
     assert f"1 of 4 images show nothing after 3 retries, and are flagged (column black): {lost}" in caplog.text
     assert "1 of 10 synthetic images show nothing and are left out" in caplog.text

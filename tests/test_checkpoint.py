@@ -16,8 +16,8 @@ import torch
 from colours import colours
 from tailsmith.classification import processes, stage_run
 from tailsmith.classification.checkpoint import discard
+from tailsmith.classification.config import StageTwoConfig, TrainConfig
 from tailsmith.classification.methods import METHODS
-from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 from tailsmith.classification.training import StepRecord, Training, train_classifier
 from tailsmith.interruption import Interruption, Terminated
 
@@ -214,7 +214,7 @@ def test_without_a_checkpoint_and_in_other_threads_signals_are_left_alone():
 
 
 def test_the_command_goes_on_after_sigterm_to_the_classifier_of_one_that_was_left_alone(tmp_path):
-    from tailsmith.cli import main
+    from tailsmith.cli.main import main
     from tailsmith.data.writers import write_parquet
     from tiny import tiny_dataset
 
@@ -228,7 +228,7 @@ def test_the_command_goes_on_after_sigterm_to_the_classifier_of_one_that_was_lef
     checkpoint = tmp_path / "stopped" / "training" / "checkpoint.safetensors"
     slow = "import sys, time\nfrom tailsmith.classification import stage_run\nstep = stage_run.StageRun.step\n"
     slow += "stage_run.StageRun.step = lambda *a: (time.sleep(0.1), step(*a))[1]\n"
-    slow += "from tailsmith.cli import main\nsys.exit(main(sys.argv[1:]))"
+    slow += "from tailsmith.cli.main import main\nsys.exit(main(sys.argv[1:]))"
     process = subprocess.Popen([sys.executable, "-c", slow, *command("stopped")], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not checkpoint.exists():
@@ -333,14 +333,14 @@ def test_other_data_is_refused(tmp_path):
 
 
 def test_the_identity_of_a_training_is_in_its_images_and_their_augmentation(tmp_path):
+    import tailsmith
     from folders import write_folder, write_image
-    from tailsmith import stages
-    from tailsmith.training_progress import identity
+    from tailsmith.runs.progress import identity
 
     write_folder(tmp_path / "data")
 
     def known(size: int = 8, augmentation: str = "none") -> str:
-        dataset = stages.load(tmp_path / "data")
+        dataset = tailsmith.load(tmp_path / "data")
         return identity(dataset.split("train"), dataset.split("val"), size, augmentation)
 
     first = known()
@@ -360,7 +360,7 @@ def test_images_of_another_plan_under_the_same_ids_are_another_training(tmp_path
 
     from tailsmith.data.dataset import Dataset, make_table
     from tailsmith.data.packed import location, write_packed
-    from tailsmith.training_progress import identity
+    from tailsmith.runs.progress import identity
 
     def known(folder: str, images: list[bytes], seconds: float = 1.0) -> str:
         path = tmp_path / folder / "shard-00000.parquet"

@@ -18,22 +18,18 @@ import pytest
 import yaml
 
 from folders import write_folder
-from tailsmith import experiment, stages
-from tailsmith.cli import COMMANDS, build_parser, main
-from tailsmith.config import (
-    FeedbackConfig,
-    FitGeneratorConfig,
-    RunConfig,
-    SearchConfig,
-    SynthesisConfig,
-    TrainConfig,
-    from_dict,
-    to_dict,
-)
+from tailsmith import experiment
+from tailsmith.classification.config import TrainConfig
+from tailsmith.cli.main import COMMANDS, build_parser, main
+from tailsmith.cli.text import accuracy_text, aligned, arms_text, plan_text
 from tailsmith.files import write_json
+from tailsmith.generation.fit.config import FitGeneratorConfig
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.runs.config import RunConfig, SearchConfig
+from tailsmith.settings import from_dict, to_dict
+from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.cost import PNG_RATIO, cost
 from tailsmith.synthesis.shards import chosen_shards
-from tailsmith.text_tables import accuracy_text, aligned, arms_text, plan_text
 
 QUICK_TRAIN = ["--train.steps=4", "--train.batch-size=8", "--train.evaluate-every=2", "--train.image-size=16"]
 
@@ -66,7 +62,7 @@ def test_help_is_fast_and_imports_nothing_heavy() -> None:
     """In a process of its own; by what it imports, since seconds depend on the machine."""
     heavy = ("torch", "diffusers", "transformers", "pandas", "timm", "sklearn", "numpy", "matplotlib")
     code = (
-        "import sys; from tailsmith.cli import main\n"
+        "import sys; from tailsmith.cli.main import main\n"
         "codes = [main(['--help']), main(['run', '--help']), main(['fit-generator', '--help'])]\n"
         f"print(codes, [name for name in {heavy} if name in sys.modules])"
     )
@@ -115,7 +111,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
         return out / "report.html"
 
     monkeypatch.setattr(experiment, "run", run)
-    monkeypatch.setattr(stages, "load", lambda *_, **options: seen.update(load=options))
+    monkeypatch.setattr("tailsmith.data.sources.named.load", lambda *_, **options: seen.update(load=options))
     return seen
 
 
@@ -224,7 +220,7 @@ def test_names_that_a_terminal_can_not_show_stop_nothing_and_json_stays_json(dat
         encoding="utf-8",
     )
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "tailsmith.cli", "inspect", str(tmp_path / "pets.csv"), "--json"]
+    command = [sys.executable, "-m", "tailsmith.cli.main", "inspect", str(tmp_path / "pets.csv"), "--json"]
     done = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert list(json.loads(done.stdout.decode("utf-8"))["classes"]) == ["chât", "dog"]
 
@@ -250,9 +246,9 @@ def test_run_is_told_its_command_line(called: Called, tmp_path: Path) -> None:
 def test_fit_generator_options(
     called: Called, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tailsmith.synthesis.fit_generator import recipe
+    from tailsmith.synthesis import fitting
 
-    monkeypatch.setattr(recipe, "fit_generator", lambda _, out, config: called.update(fit=(out, config)) or out)
+    monkeypatch.setattr(fitting, "fit_generator", lambda _, out, config: called.update(fit=(out, config)) or out)
     argv = ["--clip.steps", "3", "--denoiser-channels", "32,64", "--bf16", "false", "--skip-corrupt"]
     assert main(["fit-generator", "D", "--out", "~/g", *argv]) == 0
     out, config = called["fit"]
@@ -315,7 +311,7 @@ def test_inspect_of_balanced_data_has_nothing_to_plan(tmp_path: Path, capsys: py
 def test_demo_writes_its_data_as_an_ordinary_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tailsmith.data import embedded
+    from tailsmith.data.sources import embedded
     from tiny import tiny_dataset
 
     monkeypatch.setattr(embedded, "load_embedded", lambda task: tiny_dataset())
@@ -376,7 +372,7 @@ def test_under_torchrun_only_the_first_process_writes(
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 1)
     monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: ended.append(True))
-    monkeypatch.setattr(stages, "train", lambda *_, **__: Untouchable())
+    monkeypatch.setattr("tailsmith.runs.training.train", lambda *_, **__: Untouchable())
     assert main(["train", str(data), "--out", str(tmp_path / "f")]) == 0
     assert not (tmp_path / "f").exists() and ended
     assert capsys.readouterr().out == ""
@@ -450,8 +446,8 @@ def test_a_loaded_classifier_works_where_the_generator_does(
         seen["used"] = judge
         return SimpleNamespace(figures=(), cells="", page="")
 
-    monkeypatch.setattr("tailsmith.grid.draw_grids", draw)
-    monkeypatch.setattr("tailsmith.stages.evaluate", lambda judge, *_: draw(None, judge) and accuracy(50.0))
+    monkeypatch.setattr("tailsmith.studies.grid.draw.draw_grids", draw)
+    monkeypatch.setattr("tailsmith.runs.training.evaluate", lambda judge, *_: draw(None, judge) and accuracy(50.0))
     argv = {"evaluate": [str(trained)], "grid": [str(data), "--classifier", str(trained), "--out", str(tmp_path)]}
     assert main([command, *argv[command], *(["--data", str(data)] if command == "evaluate" else [])]) == 0
     assert seen["used"] is seen["moved"]
@@ -492,7 +488,7 @@ def test_plan_synthesize_and_train_on_it(
 def test_loading_and_saving_a_generator_draws_no_bars(
     generator: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from tailsmith.synthesis.generators import load_generator, no_loading_bars
+    from tailsmith.generation.generator import load_generator, no_loading_bars
 
     pipe = load_generator(str(generator))
     with no_loading_bars():
@@ -504,7 +500,7 @@ def test_warnings_of_ours_are_lines_on_stderr(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(
-        COMMANDS, "report", lambda: logging.getLogger("tailsmith.data.readers").warning("skipped: %s", "x.png")
+        COMMANDS, "report", lambda: logging.getLogger("tailsmith.data.sources.readers").warning("skipped: %s", "x.png")
     )
     assert main(["report"]) == 0
     assert main(["report"]) == 0
@@ -515,7 +511,7 @@ def test_a_reader_that_leaves_is_no_error(data: Path) -> None:
     """As in `tailsmith inspect DATA | head -1`: the pipe is closed before anything is printed."""
     reading, writing = os.pipe()
     os.close(reading)
-    argv = [sys.executable, "-m", "tailsmith.cli", "--help"]
+    argv = [sys.executable, "-m", "tailsmith.cli.main", "--help"]
     done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")

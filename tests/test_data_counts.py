@@ -7,10 +7,10 @@ import math
 
 import numpy as np
 
+from tailsmith.cli.text import dataset_text
 from tailsmith.data.counts import class_counts, describe, group_counts, imbalance_factor
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.strata import shots
-from tailsmith.text_tables import dataset_text
 
 
 def dataset(n: int = 300, seed: int = 0) -> Dataset:

@@ -30,7 +30,7 @@ from tailsmith.data.decoding import (
     raster_formats,
     to_8_bits,
 )
-from tailsmith.data.tables import load_table
+from tailsmith.data.sources.tables import load_table
 from tailsmith.data.writers import write_image_folder, write_parquet
 
 SOURCE = Path(decoding_module.__file__).parents[1]
@@ -385,7 +385,7 @@ def test_limits_that_cannot_be(limit: float) -> None:
 
 def test_a_limit_reaches_the_command_line(tmp_path: Path) -> None:
     from folders import write_folder
-    from tailsmith.cli import main
+    from tailsmith.cli.main import main
 
     data = write_folder(tmp_path / "pets")
     assert main(["inspect", str(data), "--max-megapixels", "0.001"]) == 0

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tailsmith.data.counts import class_counts
-from tailsmith.data.readers import load, load_folder
-from tailsmith.data.split_names import may_be_split, split_name
+from tailsmith.data.sources.readers import load, load_folder
+from tailsmith.data.sources.split_names import may_be_split, split_name
 from test_data_readers import write_images
 
 

@@ -18,8 +18,8 @@ from PIL import Image
 
 from tailsmith.data.counts import class_counts
 from tailsmith.data.dataset import COLUMNS, Dataset, make_table
-from tailsmith.data.readers import load, load_folder
-from tailsmith.data.tables import load_table
+from tailsmith.data.sources.readers import load, load_folder
+from tailsmith.data.sources.tables import load_table
 from tailsmith.data.writers import write_image_folder, write_parquet
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 from diffusers import AutoencoderTiny
 
-from tailsmith import stages
-from tailsmith.config import FeedbackConfig, SynthesisConfig, from_dict
-from tailsmith.synthesis.generators import load_decoder
+import tailsmith
+from tailsmith.generation.generator import load_decoder
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.settings import from_dict
+from tailsmith.synthesis.config import SynthesisConfig
 from tiny import CLASSES, TinyClassifier, tiny_dataset, tiny_pipeline
 
 
@@ -49,8 +51,8 @@ def test_a_plan_looks_through_its_decoder(generator, tmp_path):
     dataset, images = tiny_dataset(), {}
     for decoder in ("own", "tiny"):
         config = SynthesisConfig(num_inference_steps=4, feedback=FeedbackConfig(scale=0.05, every=2, decoder=decoder))
-        plan = stages.plan(dataset, 6, config=config, generator=str(generator))
-        made = stages.synthesize(plan, dataset, tmp_path / decoder, classifier=TinyClassifier())
+        plan = tailsmith.plan(dataset, 6, config=config, generator=str(generator))
+        made = tailsmith.synthesize(plan, dataset, tmp_path / decoder, classifier=TinyClassifier())
         images[decoder] = np.stack([np.asarray(made.image(row)) for row in range(len(made))]).astype(int)
     assert images["own"].shape[0] == 6 * len(CLASSES) - 12
     assert np.abs(images["own"] - images["tiny"]).max() > 3
@@ -62,10 +64,10 @@ def test_a_plan_holds_to_the_decoder_it_was_made_for(generator, tmp_path):
     counts = {"num_encoder_blocks": (1, 1, 1), "num_decoder_blocks": (1, 1, 1)}
     AutoencoderTiny(latent_channels=4, **blocks, **counts).save_pretrained(decoder)
     config = SynthesisConfig(num_inference_steps=1, feedback=FeedbackConfig(decoder=str(decoder)))
-    plan = stages.plan(tiny_dataset(), 6, config=config, generator=str(generator))
+    plan = tailsmith.plan(tiny_dataset(), 6, config=config, generator=str(generator))
     AutoencoderTiny(latent_channels=4, **blocks, **counts).save_pretrained(decoder)
     with pytest.raises(ValueError, match=r"decoder .* is not the one the plan was made for .*make a new plan"):
-        stages.synthesize(plan, tiny_dataset(), tmp_path / "out", classifier=TinyClassifier())
+        tailsmith.synthesize(plan, tiny_dataset(), tmp_path / "out", classifier=TinyClassifier())
 
 
 def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_path, monkeypatch):
@@ -74,9 +76,9 @@ def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_pat
     load = "tailsmith.synthesis.rendering.load_decoder"
     monkeypatch.setattr(load, lambda *_, device, dtype: devices.append(str(device)))
     config = SynthesisConfig(num_inference_steps=1, feedback=FeedbackConfig(scale=0.0))
-    plan = stages.plan(dataset, 6, config=config, generator=str(generator))
+    plan = tailsmith.plan(dataset, 6, config=config, generator=str(generator))
     monkeypatch.setattr(type(pipe), "_execution_device", "cpu")
-    stages.synthesize(plan, dataset, tmp_path, pipe=pipe)
+    tailsmith.synthesize(plan, dataset, tmp_path, pipe=pipe)
     assert devices == ["cpu"]
 
 
@@ -91,4 +93,4 @@ def test_the_decoder_is_loaded_to_where_the_pipeline_computes(generator, tmp_pat
 )
 def test_settings_that_can_not_work_are_refused_in_the_plan(changes, message):
     with pytest.raises(ValueError, match=message):
-        stages.plan(tiny_dataset(), 6, config=from_dict(SynthesisConfig, changes))
+        tailsmith.plan(tiny_dataset(), 6, config=from_dict(SynthesisConfig, changes))

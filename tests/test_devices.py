@@ -10,24 +10,28 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+import tailsmith
 from folders import write_folder
 from rendering import DATASET, largest_difference, pixels, render, tiny_plan
-from tailsmith import devices, stages
+from tailsmith import devices
 from tailsmith.classification import stage_run
 from tailsmith.classification.classifier import on_accelerator, wrap_classifier
-from tailsmith.classification.train_config import TrainConfig
-from tailsmith.cli import main
-from tailsmith.config import FeedbackConfig, FitGeneratorConfig, StageConfig, SynthesisConfig
+from tailsmith.classification.config import TrainConfig
+from tailsmith.cli.main import main
 from tailsmith.devices import chosen_device, chosen_dtype, has_bf16_arithmetic, use
-from tailsmith.synthesis.fit_generator import recipe
-from tailsmith.synthesis.fit_generator.autoencoder import autoencoder_loss, create_autoencoder
-from tailsmith.synthesis.fit_generator.captions import CaptionedImages, Captions, build_tokenizer
-from tailsmith.synthesis.fit_generator.clip import clip_loss, create_clip, tokenize
-from tailsmith.synthesis.fit_generator.denoiser import create_denoiser, denoiser_loss
-from tailsmith.synthesis.fit_generator.stage import draw_step
-from tailsmith.synthesis.generators import load_decoder, load_generator, no_loading_bars
+from tailsmith.generation.fit import recipe
+from tailsmith.generation.fit.autoencoder import autoencoder_loss, create_autoencoder
+from tailsmith.generation.fit.captions import CaptionedImages, Captions, build_tokenizer
+from tailsmith.generation.fit.clip import clip_loss, create_clip, tokenize
+from tailsmith.generation.fit.config import FitGeneratorConfig, StageConfig
+from tailsmith.generation.fit.denoiser import create_denoiser, denoiser_loss
+from tailsmith.generation.fit.stage import Fitting, draw_step
+from tailsmith.generation.generator import load_decoder, load_generator, no_loading_bars
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.fitting import fit_generator
 from tailsmith.synthesis.memory import BatchSize
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.worker import Worker
 from tiny import CLASSES, CONTEXTS, TinyClassifier, tiny_pipeline
 
@@ -162,7 +166,7 @@ def test_training_is_where_the_rest_is(name: str, kind: str | None, cpu: bool, m
     monkeypatch.setattr(stage_run, "Accelerator", accelerate)
     use(name)
     with pytest.raises(RuntimeError, match=f"cpu={cpu}"):
-        stages.train(DATASET, config=TrainConfig(steps=2, batch_size=4, image_size=16))
+        tailsmith.train(DATASET, config=TrainConfig(steps=2, batch_size=4, image_size=16))
 
 
 def test_memory_is_given_back_to_the_accelerator_that_ran_out(monkeypatch: Patch) -> None:
@@ -212,15 +216,15 @@ def test_the_losses_of_fit_generator_compute_on_the_device_of_their_model() -> N
 def test_fit_generator_uses_bf16_where_the_device_has_it(
     asked: bool | None, arithmetic: bool, used: bool, tmp_path: Path, monkeypatch: Patch
 ) -> None:
-    def stage(*_: object, bf16: bool, device: torch.device, **__: object) -> None:
-        raise RuntimeError(f"bf16={bf16} on {device}")
+    def stage(fitting: Fitting, *_: object, **__: object) -> None:
+        raise RuntimeError(f"bf16={fitting.bf16} on {fitting.device}")
 
     monkeypatch.setattr(recipe, "has_bf16_arithmetic", lambda device: arithmetic)
     monkeypatch.setattr(recipe, "run_stage", stage)
     one = StageConfig(1, batch_size=2)
     config = FitGeneratorConfig(16, 4, (8, 8, 16), (16, 32), 16, 8, clip=one, autoencoder=one, denoiser=one, bf16=asked)
     with pytest.raises(RuntimeError, match=f"bf16={used} on cpu"):
-        recipe.fit_generator(DATASET, tmp_path, config)
+        fit_generator(DATASET, tmp_path, config)
 
 
 # ---- precision
@@ -237,15 +241,15 @@ def test_another_precision_makes_slightly_other_images(generator: Path) -> None:
 
 def test_a_pipe_in_another_precision_than_planned_is_refused(generator: Path, tmp_path: Path) -> None:
     config = SynthesisConfig(num_inference_steps=2, dtype="bf16", feedback=FeedbackConfig(scale=0.0))
-    plan = stages.plan(DATASET, 6, config=config, generator=str(generator))
+    plan = tailsmith.plan(DATASET, 6, config=config, generator=str(generator))
     with pytest.raises(
         ValueError, match="plan is for a generator in bf16, this pipe is in fp32; plan with dtype='fp32'"
     ):
-        stages.synthesize(plan, DATASET, tmp_path / "a", pipe=tiny_pipeline())
-    made = stages.synthesize(plan, DATASET, tmp_path / "b")
+        tailsmith.synthesize(plan, DATASET, tmp_path / "a", pipe=tiny_pipeline())
+    made = tailsmith.synthesize(plan, DATASET, tmp_path / "b")
     assert len(made) == len(plan)
     with pytest.raises(ValueError, match="dtype should be one of fp32, fp16, bf16, got 'half'"):
-        stages.plan(DATASET, 6, config=SynthesisConfig(dtype="half"), generator=str(generator))
+        tailsmith.plan(DATASET, 6, config=SynthesisConfig(dtype="half"), generator=str(generator))
 
 
 def test_the_command_line_chooses_device_and_precision(

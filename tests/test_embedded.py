@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tailsmith.data import embedded
-from tailsmith.data.contexts import CONTEXTS, STYLES, cut_out, render
 from tailsmith.data.counts import class_counts, group_counts
-from tailsmith.data.embedded import CLASS_NAMES, load_embedded, load_photographs, photograph_hashes
+from tailsmith.data.sources import embedded
+from tailsmith.data.sources.contexts import CONTEXTS, STYLES, cut_out, render
+from tailsmith.data.sources.embedded import CLASS_NAMES, load_embedded, load_photographs, photograph_hashes
 
 ROOT = Path(__file__).parents[1]
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")  # Debian: dataset-fashion-mnist

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+import tailsmith
 from rendering import DATASET, largest_difference
-from tailsmith import stages
 from tailsmith.classification.classifier import load_classifier
-from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.decoding import Decoding
 from tailsmith.data.manifest import read_manifest, write_manifest
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.engines import local
 from tailsmith.synthesis.rendering import render_job, written_job
 from tailsmith.synthesis.worker import read_shards
@@ -45,13 +46,13 @@ def generator(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plan(generator, guide):
-    return stages.plan(DATASET, 9, config=CONFIG, generator=generator, classifier=guide)
+    return tailsmith.plan(DATASET, 9, config=CONFIG, generator=generator, classifier=guide)
 
 
 @pytest.fixture(scope="module")
 def one_worker(plan, guide, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    stages.synthesize(plan, DATASET, folder, classifier=guide)
+    tailsmith.synthesize(plan, DATASET, folder, classifier=guide)
     return read_shards(folder, plan)
 
 
@@ -79,7 +80,7 @@ def test_workers_make_what_one_process_makes(plan, guide, one_worker, tmp_path, 
     monkeypatch.setattr(
         local, "run_job", lambda job, n, advance: real(job, n, lambda more: (told.append(more), advance(more)))
     )
-    made = stages.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
+    made = tailsmith.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
     assert len(made) == len(plan) == sum(told)
     shared = read_shards(tmp_path, plan)
     assert largest_difference(shared, one_worker) <= 1
@@ -97,7 +98,7 @@ def test_a_killed_worker_leaves_its_shard_to_the_others(plan, guide, one_worker,
         real(processes, advance)
 
     monkeypatch.setattr(local, "_follow", kill_one)
-    stages.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
+    tailsmith.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
     assert "worker 0 was killed (exit code -9)" in caplog.text
     assert largest_difference(read_shards(tmp_path, plan), one_worker) <= 1
 
@@ -142,7 +143,7 @@ def test_a_job_is_paths_hashes_and_numbers(plan, guide, tmp_path):
 )
 def test_what_workers_can_not_do_is_refused(options, what, plan, guide, tmp_path):
     with pytest.raises(ValueError, match=what):
-        stages.synthesize(plan, DATASET, tmp_path, **{"classifier": guide, **options})
+        tailsmith.synthesize(plan, DATASET, tmp_path, **{"classifier": guide, **options})
     assert not list(tmp_path.iterdir())
 
 

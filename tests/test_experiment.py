@@ -17,30 +17,25 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import tailsmith
 from folders import write_folder, write_image
-from tailsmith import stages
-from tailsmith.arms import ARMS, Arm, arm_of
-from tailsmith.cli import main
-from tailsmith.config import (
-    FeedbackConfig,
-    RunConfig,
-    SearchConfig,
-    SynthesisConfig,
-    TrainConfig,
-    check_settled,
-    from_dict,
-    sets_of,
-    to_dict,
-)
+from tailsmith.classification.config import TrainConfig
+from tailsmith.cli.main import main
 from tailsmith.experiment import World, demo_config, report_run, run, train_arm
 from tailsmith.files import read_json, write_json
-from tailsmith.run_directory import RunDirectory
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.runs.arms import ARMS, Arm, arm_of
+from tailsmith.runs.config import RunConfig, SearchConfig, check_settled, sets_of
+from tailsmith.runs.directory import RunDirectory
+from tailsmith.settings import from_dict, to_dict
+from tailsmith.synthesis.config import SynthesisConfig
 
 SCRIPT = """
 import sys
 from pathlib import Path
 import yaml
-from tailsmith.config import RunConfig, from_dict
+from tailsmith.runs.config import RunConfig
+from tailsmith.settings import from_dict
 from tailsmith.experiment import run
 run(from_dict(RunConfig, yaml.safe_load(sys.argv[1])), Path(sys.argv[2]))
 """
@@ -106,7 +101,7 @@ def test_the_same_call_again_trains_and_renders_nothing(world, finished, tmp_pat
     shutil.copytree(finished, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     before |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.parquet")}
-    monkeypatch.setattr("tailsmith.stages.train_classifier", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("tailsmith.STAGES.train_classifier", lambda *_, **__: pytest.fail("trained again"))
     run(small(world), tmp_path / "run")
     assert before and all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert report_run(tmp_path / "run").is_file()
@@ -260,7 +255,7 @@ def test_a_run_that_kept_no_fingerprint_goes_on_where_its_data_still_lie(world, 
     config = quick(world)
     RunDirectory.claim(tmp_path / "run", config, "tailsmith run")
     (tmp_path / "run" / "command.json").unlink()  # killed after config.yaml, as it then was
-    dataset = stages.load(world["data"])
+    dataset = tailsmith.load(world["data"])
     with pytest.raises(ValueError, match=r"differs in: data\), and no data.parquet that could tell"):
         RunDirectory.claim(tmp_path / "run", replace(config, data="elsewhere"), "tailsmith run", dataset)
     directory = RunDirectory.claim(tmp_path / "run", config, "tailsmith run again", dataset)
@@ -272,8 +267,8 @@ CLAIM = """
 import sys
 from pathlib import Path
 from tailsmith import files
-from tailsmith.config import RunConfig
-from tailsmith.run_directory import RunDirectory
+from tailsmith.runs.config import RunConfig
+from tailsmith.runs.directory import RunDirectory
 import os, signal
 replace = files.os.replace
 def die(source, target):
@@ -308,8 +303,8 @@ def test_a_folder_with_a_file_of_a_name_that_a_run_has_is_not_claimed(tmp_path):
 
 def test_text_of_a_run_is_utf8_whatever_the_locale(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from tailsmith.config import RunConfig; "
-        "from tailsmith.run_directory import RunDirectory\n"
+        "import sys; from pathlib import Path; from tailsmith.runs.config import RunConfig; "
+        "from tailsmith.runs.directory import RunDirectory\n"
         "config = RunConfig(data='caf\\u00e9')\n"
         "for _ in range(2): directory = RunDirectory.claim(Path(sys.argv[1]), config, 'caf\\u00e9')\n"
         "assert directory.config().data in directory.config_text() and directory.config().data == 'caf\\u00e9'"
@@ -321,10 +316,10 @@ def test_text_of_a_run_is_utf8_whatever_the_locale(tmp_path):
 
 def test_one_process_trains_and_the_other_waits_and_takes_its_classifier(world, tmp_path, caplog):
     """Two threads are to a lock of open files what two processes are."""
-    config, dataset = quick(world, arms=("erm",)), stages.load(world["data"])
+    config, dataset = quick(world, arms=("erm",)), tailsmith.load(world["data"])
     directory = RunDirectory.claim(tmp_path / "run", config, "", dataset)
     trained = []
-    train = stages.train
+    train = tailsmith.train
 
     def slowly(*arguments: object, **options: object) -> object:
         trained.append(1)
@@ -332,7 +327,7 @@ def test_one_process_trains_and_the_other_waits_and_takes_its_classifier(world, 
         return train(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr(stages, "train", slowly)
+        patch.setattr("tailsmith.runs.training.train", slowly)
         world = World(directory, config, dataset, lambda: None)
         ours = [pool.submit(train_arm, world, ARMS["erm"]) for _ in range(2)]
         assert ours[0].result().sha256() == ours[1].result().sha256()

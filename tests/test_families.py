@@ -11,12 +11,12 @@ from diffusers import KandinskyV22PriorPipeline, PixArtSigmaPipeline, PixArtTran
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 
 from rendering import DATASET, largest_difference, pixels, render, tiny_plan
+from tailsmith.generation.conditioning import embed_images
+from tailsmith.generation.families import FAMILIES as KNOWN
+from tailsmith.generation.families import WITH_IP_ADAPTER, family_of
+from tailsmith.generation.generator import PRESETS
 from tailsmith.guidance.latents import ADAPTERS
 from tailsmith.randomness import noise_generator
-from tailsmith.synthesis.conditioning import embed_images
-from tailsmith.synthesis.families import FAMILIES as KNOWN
-from tailsmith.synthesis.families import WITH_IP_ADAPTER, family_of
-from tailsmith.synthesis.generators import PRESETS
 from tailsmith.synthesis.worker import Worker
 from tiny import TinyClassifier
 from tiny_families import FAMILIES, tiny_flux, tiny_sd15, with_ip_adapter
@@ -227,7 +227,7 @@ def test_the_family_that_the_docs_add_works_and_takes_few_lines(monkeypatch):
     page = Path(__file__).parents[1] / "docs" / "adding-a-family.md"
     (code,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     assert len(code.splitlines()) < 40
-    monkeypatch.setattr("tailsmith.synthesis.families.FAMILIES", dict(KNOWN))
+    monkeypatch.setattr("tailsmith.generation.families.FAMILIES", dict(KNOWN))
     monkeypatch.setattr("tailsmith.guidance.latents.ADAPTERS", dict(ADAPTERS))
     pipe, plan = tiny_pixart(), plan_for("text")
     guided, guide = plan_for("text", feedback_scale=0.02, feedback_every=1), TinyClassifier().eval()

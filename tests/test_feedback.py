@@ -6,9 +6,9 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
-from tailsmith.config import FeedbackConfig
 from tailsmith.guidance import criteria
 from tailsmith.guidance.class_gaussians import fit_class_gaussians
+from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.guidance.feedback import Skip, feedback
 from tailsmith.guidance.parameterization import move_latent, predicted_x0, relative_step
 from tailsmith.guidance.schedulers import noising

@@ -13,7 +13,7 @@ import pytest
 from folders import write_folder, write_image
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.fingerprint import WHOLE, Fingerprint, changes, content_keys, fingerprint
-from tailsmith.data.readers import read_unchecked
+from tailsmith.data.sources.readers import read_unchecked
 from tailsmith.data.writers import write_parquet
 
 

@@ -14,15 +14,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_sample_image
 
-from tailsmith.config import FitGeneratorConfig, StageConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import resize_and_crop
 from tailsmith.files import write_atomically, write_json
-from tailsmith.synthesis.fit_generator import captions, saving, stage
-from tailsmith.synthesis.fit_generator.captions import Captions, build_tokenizer
-from tailsmith.synthesis.fit_generator.recipe import fit_generator
-from tailsmith.synthesis.fit_generator.stage import draw_step, learning_rate_factor, run_stage
-from tailsmith.synthesis.generators import load_generator
+from tailsmith.generation.fit import captions, saving, stage
+from tailsmith.generation.fit.captions import Captions, build_tokenizer
+from tailsmith.generation.fit.config import FitGeneratorConfig, StageConfig
+from tailsmith.generation.fit.stage import Fitting, draw_step, learning_rate_factor, run_stage
+from tailsmith.generation.generator import load_generator
+from tailsmith.synthesis.fitting import fit_generator
 from tiny import CLASSES, CONTEXTS, tiny_dataset
 
 STAGES = ("clip", "autoencoder", "denoiser")
@@ -208,7 +208,7 @@ def test_the_log_has_the_mean_of_every_fifty_steps(tmp_path):
         return {"loss": model.weight.sum() * 0 + len(calls)}
 
     calls = []
-    run_stage("line", model, loss, StageConfig(120), n=3, folder=tmp_path, seed=0)
+    run_stage(Fitting(tmp_path, 3), "line", model, loss, StageConfig(120), seed=0)
     lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
     assert lines == [{"step": 50, "loss": 25.5}, {"step": 100, "loss": 75.5}, {"step": 120, "loss": 110.5}]
 
@@ -340,7 +340,7 @@ def test_the_moving_average_is_the_slow_loops(tmp_path):
 
     expected = model.weight.item()
     config = StageConfig(30, batch_size=1, learning_rate=0.1, warmup_steps=1, ema_decay=0.8)
-    average = run_stage("ema", model, loss, config, n=1, folder=tmp_path, seed=0)
+    average = run_stage(Fitting(tmp_path, 1), "ema", model, loss, config, seed=0)
     after = [*seen[1:], model.weight.item()]
     for step, weight in enumerate(after):
         decay = min(0.8, (step + 1) / (step + 10))

@@ -10,18 +10,16 @@ import torch
 from diffusers import DDPMScheduler, PNDMScheduler
 from safetensors.torch import save_file
 
+import tailsmith
 from folders import write_folder
 from rendering import DATASET, largest_difference, render, tiny_plan
-from tailsmith import experiment, stages
-from tailsmith.cli import main
-from tailsmith.config import FeedbackConfig, RunConfig, SynthesisConfig
+from tailsmith import experiment
+from tailsmith.cli.main import main
 from tailsmith.data.dataset import Dataset
 from tailsmith.files import sha256_folder
-from tailsmith.grid import draw_grids
-from tailsmith.synthesis import generators
-from tailsmith.synthesis.cost import cost
-from tailsmith.synthesis.families import FAMILIES as KNOWN
-from tailsmith.synthesis.generators import (
+from tailsmith.generation import generator as generators
+from tailsmith.generation.families import FAMILIES as KNOWN
+from tailsmith.generation.generator import (
     PRESETS,
     class_advice,
     find_weights,
@@ -33,7 +31,12 @@ from tailsmith.synthesis.generators import (
     no_loading_bars,
     preset,
 )
-from tailsmith.synthesis.presets import Companion
+from tailsmith.generation.presets import Companion
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.runs.config import RunConfig
+from tailsmith.studies.grid.draw import draw_grids
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.cost import cost
 from tailsmith.synthesis.worker import Worker
 from tiny_families import FAMILIES
 from tiny_parts import image_encoder, image_processor, ip_adapter_weights, seeded
@@ -277,7 +280,7 @@ def test_a_generator_in_a_relative_folder_is_found_from_anywhere(folder, monkeyp
     assert located_decoder("unet") == str(folder / "unet")
     assert [located_decoder(name) for name in ("own", "tiny", "owner/name")] == ["own", "tiny", "owner/name"]
     config = SynthesisConfig(conditioning="text", num_inference_steps=2, feedback=FeedbackConfig(decoder="unet"))
-    meta = stages.plan(DATASET, 6, config=config, generator=".").meta
+    meta = tailsmith.plan(DATASET, 6, config=config, generator=".").meta
     assert (meta["generator"], meta["synthesis"]["feedback"]["decoder"]) == (str(folder), str(folder / "unet"))
     monkeypatch.chdir(folder.parent)
     assert generator_hash(meta["generator"]) == meta["generator_sha256"]
@@ -316,14 +319,14 @@ def test_foreign_classes_are_refused_by_plan_run_and_grid(tmp_path, classifier):
     leaves = named("oak leaf", "rust spot", "bag")
     message = r"generator 'mini-unclip' knows nothing but .*; the data has 'oak leaf' and 1 more\."
     with pytest.raises(ValueError, match=message):
-        stages.plan(leaves, 8)
+        tailsmith.plan(leaves, 8)
     with pytest.raises(ValueError, match=message):
         draw_grids(leaves, classifier, tmp_path / "grid")
     write_folder(tmp_path / "pets")
     with pytest.raises(ValueError, match=r"knows nothing but .*; the data has 'cat' and 1 more"):
         experiment.run(RunConfig(data=str(tmp_path / "pets")), tmp_path / "run")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pets"]
-    plan = stages.plan(leaves, 8, config=SynthesisConfig(display_names={"oak leaf": "coat", "rust spot": "dress"}))
+    plan = tailsmith.plan(leaves, 8, config=SynthesisConfig(display_names={"oak leaf": "coat", "rust spot": "dress"}))
     assert set(plan.table["prompt"]) == {"coat", "dress", "bag"}
 
 

@@ -15,20 +15,20 @@ import pytest
 from PIL import Image
 
 from rendering import encoded_images
-from tailsmith import stages
-from tailsmith.cli import main
-from tailsmith.config import FeedbackConfig, SynthesisConfig
+from tailsmith.cli.main import main
 from tailsmith.data.decoding import WHOLE_16, Decoding, decode
 from tailsmith.data.packed import write_packed
-from tailsmith.grid import Drawn, _picture, draw_grids
-from tailsmith.grid_config import GridConfig
-from tailsmith.grid_plan import grid_axes, plan_grid
+from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.report import grid_drawing, grid_figures
 from tailsmith.report.gallery import data_uri
-from tailsmith.report.grid_cells import Axes, Grid, Place, Seen
-from tailsmith.report.grid_drawing import ASKED, OTHER, PICTURE, VALUE, Cell, Panel, draw_cell, draw_panel
-from tailsmith.report.grid_page import render_grid_page
-from tailsmith.synthesis.requests import make_plan
+from tailsmith.studies.grid.cells import Axes, Grid, Place, Seen
+from tailsmith.studies.grid.config import GridConfig
+from tailsmith.studies.grid.draw import Drawn, _picture, draw_grids
+from tailsmith.studies.grid.drawing import ASKED, OTHER, PICTURE, VALUE, Cell, Panel, draw_cell, draw_panel
+from tailsmith.studies.grid.page import render_grid_page
+from tailsmith.studies.grid.plan import grid_axes, plan_grid
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.plan import make_plan
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path
 from tiny import CLASSES, TinyClassifier, tiny_dataset
 
@@ -550,10 +550,10 @@ def test_options_become_the_grid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         seen.update(options, given=given)
         return Drawn(tmp_path / "grid.html", (tmp_path / "a.png",), tmp_path / "grid.json")
 
-    monkeypatch.setattr("tailsmith.grid.draw_grids", draw)
+    monkeypatch.setattr("tailsmith.studies.grid.draw.draw_grids", draw)
     monkeypatch.setattr("tailsmith.classification.classifier.load_classifier", lambda folder: "loaded")
     monkeypatch.setattr("tailsmith.classification.classifier.on_accelerator", {"loaded": "judge"}.__getitem__)
-    monkeypatch.setattr(stages, "load", lambda data, **options: "dataset")
+    monkeypatch.setattr("tailsmith.data.sources.named.load", lambda data, **options: "dataset")
     argv = ["grid", "fashion-lt", "--classes", "ankle boot,bag", "--guidance-scales", "1,3", "--feedback-scales=0,0.5"]
     argv += ["--seeds", "1,2", "--criteria", "loss", "--conditionings", "image+text", "--dropouts", "0"]
     argv += ["--num-inference-steps", "7", "--synthesis.feedback-every", "2"]

@@ -7,15 +7,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import tailsmith
 from rendering import DATASET
-from tailsmith import stages
 from tailsmith.classification.classifier import wrap_classifier
-from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.data.dataset import Dataset
 from tailsmith.guidance.class_gaussians import fit_class_gaussians
-from tailsmith.prediction import predict
+from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.synthesis import hardness
+from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.hardness import FILE, class_gaussians
+from tailsmith.synthesis.prediction import predict
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
 
 
@@ -120,15 +121,15 @@ def test_synthesis_keeps_them_beside_its_shards_or_reads_those_of_a_folder_above
     config = SynthesisConfig(
         num_inference_steps=2, shard_size=2, feedback=FeedbackConfig(criterion="hardness", every=1)
     )
-    plan, pipe = stages.plan(DATASET, 6, config=config, classifier=classifier), tiny_pipeline()
+    plan, pipe = tailsmith.plan(DATASET, 6, config=config, classifier=classifier), tiny_pipeline()
     options = {"classifier": classifier, "pipe": pipe}
-    stages.synthesize(plan, DATASET, tmp_path / "a", shards=[0], **options)
-    stages.synthesize(plan, DATASET, tmp_path / "a", **options)
+    tailsmith.synthesize(plan, DATASET, tmp_path / "a", shards=[0], **options)
+    tailsmith.synthesize(plan, DATASET, tmp_path / "a", **options)
     assert len(fits) == 1
     with safe_open(tmp_path / "a" / FILE, "pt") as file:
         assert file.metadata()["classifier_sha256"] == classifier.sha256()
     class_gaussians(DATASET, classifier, tmp_path / "run" / FILE)
     for folder in ("b", "c"):
-        stages.synthesize(plan, DATASET, tmp_path / "run" / "synthetic" / folder, shards=[0], **options)
+        tailsmith.synthesize(plan, DATASET, tmp_path / "run" / "synthetic" / folder, shards=[0], **options)
         assert not (tmp_path / "run" / "synthetic" / folder / FILE).exists()
     assert len(fits) == 2

@@ -6,10 +6,12 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+import tailsmith
 from rendering import DATASET, largest_difference, render, tiny_plan
-from tailsmith import stages
-from tailsmith.config import FeedbackConfig, SynthesisConfig
-from tailsmith.synthesis.memory import BatchSize, is_out_of_memory
+from tailsmith.devices import is_out_of_memory
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.memory import BatchSize
 from tailsmith.synthesis.worker import Worker
 
 OUT_OF_MEMORY = [
@@ -107,7 +109,7 @@ def test_as_few_images_are_decoded_at_a_time_as_the_plan_says(pipe, classifier):
     assert sizes == [*steps, 1, 10, 10, 10]
     assert largest_difference(made, expected) <= 1
     with pytest.raises(ValueError, match=r"feedback\.decode_batch_size should be at least 1, got 0"):
-        stages.plan(DATASET, 8, config=SynthesisConfig(feedback=FeedbackConfig(decode_batch_size=0)))
+        tailsmith.plan(DATASET, 8, config=SynthesisConfig(feedback=FeedbackConfig(decode_batch_size=0)))
 
 
 def test_too_little_for_one_image_is_an_error_that_says_what_helps(pipe, classifier):

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from colours import colours
 from tailsmith.classification.backbones import Backbone, last_layer
+from tailsmith.classification.config import StageTwoConfig, TrainConfig
 from tailsmith.classification.methods import METHODS, method_of
 from tailsmith.classification.methods.cmo import CMO, Pasting, box
 from tailsmith.classification.methods.contract import (
@@ -29,7 +30,6 @@ from tailsmith.classification.methods.group_dro import WorstGroups
 from tailsmith.classification.methods.parts import everything, fold_scale, fresh_head, frozen, head_alone, scaled_head
 from tailsmith.classification.methods.streams import passes, weighted
 from tailsmith.classification.prediction import class_hits, mean_class_accuracy, predict_images
-from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 from tailsmith.classification.training import check_train_config, train_classifier, untrained_classifier
 
 NAMES = ("red", "green", "blue")

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from rendering import tiny_plan
-from tailsmith.config import SynthesisConfig, from_dict
+from tailsmith.settings import from_dict
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import check_plan, check_settings
-from tailsmith.synthesis.requests import Plan
 
 PLAN = tiny_plan()
 FIRST = PLAN.table["request_id"].iloc[0]

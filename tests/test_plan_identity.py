@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from rendering import tiny_plan
-from tailsmith.config import FeedbackConfig, SynthesisConfig
+from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.synthesis import plan_identity
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.plan import Plan
 
 PLAN = tiny_plan()
 HASHED = Plan(PLAN.table, {**PLAN.meta, "generator_sha256": "a" * 64, "decoder_sha256": None})

@@ -10,8 +10,8 @@ import torch
 from colours import colours
 from tailsmith.classification import precision
 from tailsmith.classification.backbones import create_backbone
+from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.precision import LossScale, autocast, laid_out
-from tailsmith.classification.train_config import TrainConfig
 from tailsmith.classification.training import check_train_config, train_classifier
 
 TINY = TrainConfig(image_size=8, steps=2, batch_size=4)

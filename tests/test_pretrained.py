@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from tailsmith.classification.backbones import RESNET_SMALL, create_backbone, last_layer
-from tailsmith.classification.train_config import TrainConfig
+from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.training import check_train_config, untrained_classifier
 
 

@@ -8,18 +8,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import tailsmith
 from rendering import DATASET, tiny_plan
-from tailsmith import stages
-from tailsmith.config import FeedbackConfig, RunConfig, SynthesisConfig, TrainConfig
+from tailsmith.classification.config import TrainConfig
 from tailsmith.data.packed import write_packed
-from tailsmith.grid_config import GridConfig
-from tailsmith.grid_plan import plan_grid
-from tailsmith.run_directory import RunDirectory
-from tailsmith.sample_study import Study, _render, study_folder
+from tailsmith.generation.generator import generator_hash
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.runs.config import RunConfig
+from tailsmith.runs.directory import RunDirectory
+from tailsmith.runs.studied import study_folder
+from tailsmith.studies.grid.config import GridConfig
+from tailsmith.studies.grid.plan import plan_grid
+from tailsmith.studies.samples import Study, _render
 from tailsmith.synthesis import provenance
-from tailsmith.synthesis.generators import generator_hash
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.provenance import UNKNOWN, load_hashed
-from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shard_checks import shard_path
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
 
@@ -38,7 +42,7 @@ def swap(generator):
 
 
 def planned(generator, **changes):
-    return stages.plan(DATASET, 6, config=replace(CONFIG, **changes), generator=str(generator))
+    return tailsmith.plan(DATASET, 6, config=replace(CONFIG, **changes), generator=str(generator))
 
 
 def said(folder, number):
@@ -47,7 +51,7 @@ def said(folder, number):
 
 def test_weights_swapped_between_two_shards_are_refused(generator, tmp_path):
     plan, own = planned(generator), generator_hash(str(generator))
-    stages.synthesize(plan, DATASET, tmp_path / "out", shards=[0])
+    tailsmith.synthesize(plan, DATASET, tmp_path / "out", shards=[0])
     assert said(tmp_path / "out", 0)["generator_sha256"] == own == plan.meta["generator_sha256"]
     assert said(tmp_path / "out", 0)["plan"] == plan.identity
     assert said(tmp_path / "out", 0)["shard"] == "0"
@@ -55,11 +59,11 @@ def test_weights_swapped_between_two_shards_are_refused(generator, tmp_path):
     with pytest.raises(
         ValueError, match=r"generator '.*' is not the one the plan was made for .*; bring that one back,"
     ):
-        stages.synthesize(plan, DATASET, tmp_path / "out")
+        tailsmith.synthesize(plan, DATASET, tmp_path / "out")
     assert not shard_path(tmp_path / "out", 1).exists()
     pipe = load_hashed(str(generator))  # as a run passes it
     with pytest.raises(ValueError, match="is not the one the plan was made for"):
-        stages.synthesize(plan, DATASET, tmp_path / "out", pipe=pipe)
+        tailsmith.synthesize(plan, DATASET, tmp_path / "out", pipe=pipe)
 
 
 def test_weights_swapped_while_it_works_are_told_and_not_used(generator, tmp_path, monkeypatch, caplog):
@@ -73,13 +77,13 @@ def test_weights_swapped_while_it_works_are_told_and_not_used(generator, tmp_pat
     shutil.copytree(generator, tmp_path / "copy")
     monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", then_swap)
     with caplog.at_level(logging.WARNING, "tailsmith"):
-        stages.synthesize(plan, DATASET, tmp_path / "out", shards=[0, 1])
+        tailsmith.synthesize(plan, DATASET, tmp_path / "out", shards=[0, 1])
     assert "have changed since it was loaded; this process still makes images by what it loaded" in caplog.text
     assert said(tmp_path / "out", 1)["generator_sha256"] == own
     shutil.rmtree(generator)
     shutil.copytree(tmp_path / "copy", generator)
     monkeypatch.undo()
-    stages.synthesize(plan, DATASET, tmp_path / "again", shards=[1])
+    tailsmith.synthesize(plan, DATASET, tmp_path / "again", shards=[1])
     images = [pq.read_table(shard_path(tmp_path / name, 1))["image"] for name in ("out", "again")]
     assert images[0].equals(images[1])
 
@@ -98,7 +102,7 @@ def test_weights_written_while_they_are_loaded(generator, monkeypatch):
 
 
 def test_a_pipeline_of_the_callers_own_is_said_to_be_unknown(generator, pipe, tmp_path):
-    stages.synthesize(planned(generator), DATASET, tmp_path / "out", pipe=pipe, shards=[0])
+    tailsmith.synthesize(planned(generator), DATASET, tmp_path / "out", pipe=pipe, shards=[0])
     assert said(tmp_path / "out", 0)["generator_sha256"] == UNKNOWN
 
 
@@ -113,10 +117,10 @@ def test_hashes_are_computed_once_per_content(generator, monkeypatch):
 
 def test_a_moved_generator_is_the_same_plan(generator, tmp_path):
     plan = planned(generator)
-    stages.synthesize(plan, DATASET, tmp_path / "out", shards=[0])
+    tailsmith.synthesize(plan, DATASET, tmp_path / "out", shards=[0])
     moved = planned(shutil.move(generator, tmp_path / "moved"))
     assert moved.identity == plan.identity
-    stages.synthesize(moved, DATASET, tmp_path / "out", shards=[0, 1])
+    tailsmith.synthesize(moved, DATASET, tmp_path / "out", shards=[0, 1])
 
 
 def repainted(dataset):
@@ -127,31 +131,33 @@ def repainted(dataset):
 def test_other_pictures_under_the_same_names_are_refused(pipe, tmp_path):
     plan = tiny_plan(feedback_scale=0.0)
     with pytest.raises(ValueError, match=r"conditioning image 'train-\d' is not the one that the plan was made with"):
-        stages.synthesize(plan, repainted(DATASET), tmp_path / "out", pipe=pipe)
+        tailsmith.synthesize(plan, repainted(DATASET), tmp_path / "out", pipe=pipe)
     assert not list((tmp_path / "out").glob("shard-*"))
     published = Plan(plan.table.assign(conditioning_sha256=None), plan.meta)  # of counts without images
-    assert len(stages.synthesize(published, repainted(DATASET), tmp_path / "published", pipe=pipe, shards=[0])) == 4
+    assert len(tailsmith.synthesize(published, repainted(DATASET), tmp_path / "published", pipe=pipe, shards=[0])) == 4
     text = tiny_plan(feedback_scale=0.0, conditioning="text")
-    assert len(stages.synthesize(text, repainted(DATASET), tmp_path / "text", pipe=pipe)) == 10
+    assert len(tailsmith.synthesize(text, repainted(DATASET), tmp_path / "text", pipe=pipe)) == 10
 
 
 def test_a_refused_plan_leaves_the_folder_to_another(generator, pipe, tmp_path):
     plan = planned(generator)
     swap(generator)
     with pytest.raises(ValueError, match="is not the one the plan was made for"):
-        stages.synthesize(plan, DATASET, tmp_path / "out")
-    stages.synthesize(planned(generator), DATASET, tmp_path / "out", shards=[0])
+        tailsmith.synthesize(plan, DATASET, tmp_path / "out")
+    tailsmith.synthesize(planned(generator), DATASET, tmp_path / "out", shards=[0])
 
 
 def test_a_plan_of_no_generator(pipe, tmp_path):
     plan = tiny_plan(feedback_scale=0.0)
     nameless = Plan(plan.table, {name: value for name, value in plan.meta.items() if name != "generator"})
-    with pytest.raises(ValueError, match=r"the plan names no generator; make it with stages.plan or `tailsmith plan`"):
-        stages.synthesize(nameless, DATASET, tmp_path, pipe=pipe)
+    with pytest.raises(
+        ValueError, match=r"the plan names no generator; make it with tailsmith.plan or `tailsmith plan`"
+    ):
+        tailsmith.synthesize(nameless, DATASET, tmp_path, pipe=pipe)
 
 
 def test_plans_of_studies_and_grids_name_their_generator_too(generator, tmp_path):
-    guide = stages.train(DATASET, None, TrainConfig(steps=1, batch_size=4, image_size=16))
+    guide = tailsmith.train(DATASET, None, TrainConfig(steps=1, batch_size=4, image_size=16))
     config = RunConfig(generator=str(generator), synthesis=replace(CONFIG, conditioning="text"))
     directory = RunDirectory(tmp_path / "run")
     _render(Study(directory, config, DATASET, guide, load_hashed(str(generator))), "text only", config.synthesis)
@@ -165,5 +171,7 @@ def test_plans_of_studies_and_grids_name_their_generator_too(generator, tmp_path
 
 
 def test_a_classifier_of_the_callers_own_is_said_to_be_unknown(generator, pipe, tmp_path):
-    stages.synthesize(planned(generator), DATASET, tmp_path, pipe=pipe, classifier=TinyClassifier().eval(), shards=[0])
+    tailsmith.synthesize(
+        planned(generator), DATASET, tmp_path, pipe=pipe, classifier=TinyClassifier().eval(), shards=[0]
+    )
     assert said(tmp_path, 0)["classifier_sha256"] == UNKNOWN

@@ -22,7 +22,7 @@ def test_the_readmes_python_runs_as_printed(capsys):
 
 
 def test_the_readmes_commands_and_files_exist(capsys):
-    from tailsmith.cli import main
+    from tailsmith.cli.main import main
 
     text = README.read_text()
     for command in sorted(set(re.findall(r"tailsmith ([a-z]+(?:-[a-z]+)?) ", text)) - {"trains"}):

@@ -10,16 +10,19 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import tailsmith
 from benchmark_trees import CONTEXTS, IMAGENET, PLACES, write_lists, write_nico
-from tailsmith import sample_study, stages
-from tailsmith.cli import main
-from tailsmith.config import RunConfig, from_dict, to_dict
-from tailsmith.data.benchmarks import published
+from tailsmith import sample_study
+from tailsmith.cli.main import main
+from tailsmith.data.sources.benchmarks import published
+from tailsmith.data.sources.recipes import data_of, known_recipes, split_data
 from tailsmith.experiment import report_run
 from tailsmith.files import read_json
-from tailsmith.recipe import data_of, defaults, known_recipes, read_recipe, split_data
-from tailsmith.synthesis.generators import generator_hash, no_loading_bars
-from tailsmith.synthesis.requests import Plan
+from tailsmith.generation.generator import generator_hash, no_loading_bars
+from tailsmith.runs.config import RunConfig
+from tailsmith.runs.recipe import defaults, read_recipe
+from tailsmith.settings import from_dict, to_dict
+from tailsmith.synthesis.plan import Plan
 
 Capture = pytest.CaptureFixture[str]
 
@@ -101,13 +104,13 @@ def test_the_requests_of_a_full_dry_run_are_real_ones(
     tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Plan] = []
-    plans = stages.plan
+    plans = tailsmith.plan
 
     def watched(*arguments: Any, **options: Any) -> Plan:
         made.append(plans(*arguments, **options))
         return made[-1]
 
-    monkeypatch.setattr(stages, "plan", watched)
+    monkeypatch.setattr("tailsmith.synthesis.planning.plan", watched)
     dry_run("imagenet-lt", "1,184,154", "4,626", tmp_path / "plan.parquet", capsys)
     (plan,) = made
     benchmark = read_recipe("imagenet-lt").benchmark

@@ -12,7 +12,8 @@ from scipy import stats
 
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.metrics.intervals import tango
-from tailsmith.report.document import ReportData, render_report, write_report
+from tailsmith.report.content import ReportData
+from tailsmith.report.document import render_report, write_report
 from tailsmith.report.gallery import MOST_IMAGES, GalleryRow, data_uri, view_gallery
 from tailsmith.report.headline import headline, lead
 from tailsmith.report.results import difference, read_arm

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tailsmith.classification.resampling import (
+from tailsmith.classification.batches import (
     RESAMPLING,
     EndlessPass,
     PooledPasses,

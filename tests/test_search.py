@@ -12,10 +12,12 @@ import torch
 
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.training import Diverged, TrainConfig, untrained_classifier
-from tailsmith.config import RunConfig, SearchConfig, SynthesisConfig, from_dict, to_dict
 from tailsmith.experiment import run
 from tailsmith.files import read_json
-from tailsmith.search import best_of_trials, drawn_settings, over_seeds, seed_tables
+from tailsmith.runs.config import RunConfig, SearchConfig
+from tailsmith.runs.search import best_of_trials, drawn_settings, over_seeds, seed_tables
+from tailsmith.settings import from_dict, to_dict
+from tailsmith.synthesis.config import SynthesisConfig
 
 NAMES = ("cat", "dog")
 TRAINING = TrainConfig(image_size=8, seed=40)
@@ -203,9 +205,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
 
 
 def test_a_run_searches_in_every_arm_and_goes_on_where_it_was_stopped(config, tmp_path, monkeypatch):
-    from tailsmith import stages
+    import tailsmith
 
-    train, calls = stages.train, []
+    train, calls = tailsmith.train, []
 
     def stopping(*arguments: Any, **options: Any) -> Classifier:
         calls.append(options["description"])
@@ -213,7 +215,7 @@ def test_a_run_searches_in_every_arm_and_goes_on_where_it_was_stopped(config, tm
             raise KeyboardInterrupt
         return train(*arguments, **options)
 
-    monkeypatch.setattr(stages, "train", stopping)
+    monkeypatch.setattr("tailsmith.runs.training.train", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "run")
     run(config, tmp_path / "run")
@@ -241,20 +243,20 @@ def test_a_run_searches_in_every_arm_and_goes_on_where_it_was_stopped(config, tm
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "standard deviation over 2 seeds" in page and "(SE " in page
     assert "Of 2 random settings of each arm, validation chose one" in page
-    monkeypatch.setattr(stages, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("tailsmith.runs.training.train", lambda *_, **__: pytest.fail("trained again"))
     run(config, tmp_path / "run")
 
 
 def test_a_search_without_validation_images_is_refused_before_anything_is_written(config, tmp_path, monkeypatch):
-    from tailsmith import stages
+    import tailsmith
 
-    load = stages.load
+    load = tailsmith.load
 
     def without(*arguments: Any, **options: Any) -> Any:
         dataset = load(*arguments, **options)
         return dataset.select((dataset.table["split"] != "val").to_numpy())
 
-    monkeypatch.setattr(stages, "load", without)
+    monkeypatch.setattr("tailsmith.data.sources.named.load", without)
     with pytest.raises(ValueError, match="has no validation images, and search selects on them alone"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import tailsmith
 from rendering import DATASET, encoded_images, tiny_plan
-from tailsmith import stages
 from tailsmith.data.packed import write_packed
 from tailsmith.synthesis import shards
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.shards import check_folder, finished_images, keep_plan, plan_in
 from tailsmith.synthesis.worker import read_shards
 
@@ -58,12 +58,12 @@ def test_a_plan_extends_only_what_is_part_of_it(earlier, what):
 
 
 def test_a_larger_plan_renders_what_it_adds_alone(tmp_path, pipe):
-    stages.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)
+    tailsmith.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)
     before = contents(tmp_path)
-    grown = stages.synthesize(LARGE, DATASET, tmp_path, pipe=pipe)
+    grown = tailsmith.synthesize(LARGE, DATASET, tmp_path, pipe=pipe)
     after = contents(tmp_path)
     assert len(after) == 5 and {name: after[name] for name in before} == before
-    fresh = stages.synthesize(LARGE, DATASET, tmp_path / "fresh", pipe=pipe)
+    fresh = tailsmith.synthesize(LARGE, DATASET, tmp_path / "fresh", pipe=pipe)
     assert grown.table["image_id"].tolist() == fresh.table["image_id"].tolist()  # so that training draws alike
     images = [[np.asarray(each.image(row), int) for row in range(len(each))] for each in (grown, fresh)]
     assert max(np.abs(one - other).max() for one, other in zip(*images, strict=True)) <= 1
@@ -73,23 +73,23 @@ def test_a_larger_plan_renders_what_it_adds_alone(tmp_path, pipe):
 
 def test_both_plans_go_on_in_one_folder(tmp_path, pipe, caplog):
     """As two processes do, of which one was given a larger target."""
-    stages.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)
-    stages.synthesize(LARGE, DATASET, tmp_path, pipe=pipe)
+    tailsmith.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)
+    tailsmith.synthesize(LARGE, DATASET, tmp_path, pipe=pipe)
     shards.shard_path(tmp_path, 1).unlink()
-    stages.synthesize(LARGEST, DATASET, tmp_path, pipe=pipe)  # which made the first plan's shard anew
+    tailsmith.synthesize(LARGEST, DATASET, tmp_path, pipe=pipe)  # which made the first plan's shard anew
     before = contents(tmp_path)
-    assert len(stages.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)) == 10
-    assert len(stages.synthesize(LARGEST, DATASET, tmp_path, pipe=pipe)) == len(LARGEST)
+    assert len(tailsmith.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)) == 10
+    assert len(tailsmith.synthesize(LARGEST, DATASET, tmp_path, pipe=pipe)) == len(LARGEST)
     assert contents(tmp_path) == before and not caplog.records
 
 
 def test_a_plan_of_a_size_in_between_finds_its_shards_or_is_refused(tmp_path, pipe):
     for plan in (SMALL, LARGE, LARGEST):
-        stages.synthesize(plan, DATASET, tmp_path, pipe=pipe)
-    assert len(stages.synthesize(LARGE, DATASET, tmp_path, pipe=pipe)) == 15
+        tailsmith.synthesize(plan, DATASET, tmp_path, pipe=pipe)
+    assert len(tailsmith.synthesize(LARGE, DATASET, tmp_path, pipe=pipe)) == 15
     between = tiny_plan((6, 4, 7), feedback_scale=0.0)
     with pytest.raises(ValueError, match=r"holds images of another plan; use another folder \(requests: not the same"):
-        stages.synthesize(between, DATASET, tmp_path, pipe=pipe)  # which would end in the middle of a shard
+        tailsmith.synthesize(between, DATASET, tmp_path, pipe=pipe)  # which would end in the middle of a shard
 
 
 def test_shards_of_versions_that_said_less_are_kept_too(tmp_path, pipe, monkeypatch):
@@ -97,10 +97,10 @@ def test_shards_of_versions_that_said_less_are_kept_too(tmp_path, pipe, monkeypa
         "tailsmith.synthesis.rendering.write_packed",
         lambda table, path, meta: write_packed(table, path, {k: meta[k] for k in meta if k != "common"}),
     )
-    stages.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)
+    tailsmith.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)
     before = contents(tmp_path)
-    stages.synthesize(LARGE, DATASET, tmp_path, pipe=pipe)
-    stages.synthesize(LARGEST, DATASET, tmp_path, pipe=pipe)
+    tailsmith.synthesize(LARGE, DATASET, tmp_path, pipe=pipe)
+    tailsmith.synthesize(LARGEST, DATASET, tmp_path, pipe=pipe)
     assert {name: contents(tmp_path)[name] for name in before} == before and not list(tmp_path.glob("*damaged*"))
 
 
@@ -128,7 +128,7 @@ def test_one_that_comes_late_with_a_larger_plan_runs_again(tmp_path):
 
 def test_shards_of_an_extended_plan_are_read_in_its_order(tmp_path, pipe):
     for plan in (SMALL, LARGE):
-        stages.synthesize(plan, DATASET, tmp_path, pipe=pipe)
+        tailsmith.synthesize(plan, DATASET, tmp_path, pipe=pipe)
     results = read_shards(tmp_path, LARGE.extended(SMALL))
     assert results["request_id"].tolist() == LARGE.table["request_id"].tolist()
     assert len(encoded_images(results)) == 15

@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import tailsmith
 from rendering import DATASET, tiny_plan
-from tailsmith import stages
 from tailsmith.data.packed import Damaged, write_packed
 from tailsmith.synthesis import shard_checks
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.shard_checks import read_shard, shard_path, unsound
 from tailsmith.synthesis.shards import chosen_shards, finished_images
 from tailsmith.synthesis.worker import read_shards
@@ -22,9 +22,9 @@ PLAN = tiny_plan(feedback_scale=0.0)  # ten requests in three shards
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, pipe):
     folder = tmp_path_factory.mktemp("finished")
-    stages.synthesize(PLAN, DATASET, folder / "plan", pipe=pipe)
-    stages.synthesize(tiny_plan(feedback_scale=0.0, seed=9), DATASET, folder / "another plan", pipe=pipe)
-    stages.synthesize(tiny_plan(feedback_scale=0.0, num_inference_steps=3), DATASET, folder / "steps", pipe=pipe)
+    tailsmith.synthesize(PLAN, DATASET, folder / "plan", pipe=pipe)
+    tailsmith.synthesize(tiny_plan(feedback_scale=0.0, seed=9), DATASET, folder / "another plan", pipe=pipe)
+    tailsmith.synthesize(tiny_plan(feedback_scale=0.0, num_inference_steps=3), DATASET, folder / "steps", pipe=pipe)
     return folder
 
 
@@ -93,7 +93,7 @@ def test_what_is_not_what_was_written(damage, folder, finished, pipe, caplog):
         finished_images(folder, DATASET)
     assert path.read_bytes() == bad  # training moves nothing
     with caplog.at_level(logging.WARNING, "tailsmith"):
-        assert len(stages.synthesize(PLAN, DATASET, folder, pipe=pipe)) == 10
+        assert len(tailsmith.synthesize(PLAN, DATASET, folder, pipe=pipe)) == 10
     (line,) = [each.getMessage() for each in caplog.records]
     assert reason in line and line.endswith("set aside as shard-00001.parquet.damaged-1, and rendered again")
     assert (folder / "shard-00001.parquet.damaged-1").read_bytes() == bad
@@ -105,14 +105,14 @@ def test_what_is_not_what_was_written(damage, folder, finished, pipe, caplog):
 def test_what_is_set_aside_is_never_overwritten(folder, pipe):
     for number in (1, 2):
         shard_path(folder, 0).write_bytes(b"%d" % number)
-        stages.synthesize(PLAN, DATASET, folder, pipe=pipe)
+        tailsmith.synthesize(PLAN, DATASET, folder, pipe=pipe)
     assert [(folder / f"shard-00000.parquet.damaged-{n}").read_bytes() for n in (1, 2)] == [b"1", b"2"]
 
 
 def test_a_sound_folder_is_left_alone(folder, pipe, monkeypatch):
     monkeypatch.setattr("tailsmith.synthesis.rendering.Worker", None)
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    stages.synthesize(PLAN, DATASET, folder, pipe=pipe)
+    tailsmith.synthesize(PLAN, DATASET, folder, pipe=pipe)
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
@@ -121,7 +121,7 @@ def test_a_folder_in_a_shards_place_is_the_users_to_move(folder, pipe):
     path.unlink()
     path.mkdir()
     for doing in (
-        lambda: stages.synthesize(PLAN, DATASET, folder, pipe=pipe),
+        lambda: tailsmith.synthesize(PLAN, DATASET, folder, pipe=pipe),
         lambda: finished_images(folder, DATASET),
     ):
         with pytest.raises(
@@ -141,14 +141,14 @@ def test_a_shard_removed_while_synthesis_works_is_made_again(tmp_path, pipe, mon
             removed.append(0)
 
     monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", then_remove)
-    assert len(stages.synthesize(PLAN, DATASET, tmp_path, pipe=pipe)) == 10
+    assert len(tailsmith.synthesize(PLAN, DATASET, tmp_path, pipe=pipe)) == 10
     assert removed == [0]
 
 
 def test_a_shard_that_is_always_removed_is_one_line(tmp_path, pipe, monkeypatch):
     monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", lambda table, path, meta: None)
     with pytest.raises(ValueError, match="was rendered twice and is gone again: something removes it"):
-        stages.synthesize(PLAN, DATASET, tmp_path, pipe=pipe)
+        tailsmith.synthesize(PLAN, DATASET, tmp_path, pipe=pipe)
 
 
 def test_what_cannot_be_read_is_not_set_aside(folder, pipe, monkeypatch):
@@ -157,7 +157,7 @@ def test_what_cannot_be_read_is_not_set_aside(folder, pipe, monkeypatch):
 
     monkeypatch.setattr(shard_checks, "read_rows", unreadable)
     with pytest.raises(ValueError, match=r"can't be read .Permission denied."):
-        stages.synthesize(PLAN, DATASET, folder, pipe=pipe)
+        tailsmith.synthesize(PLAN, DATASET, folder, pipe=pipe)
     assert not list(folder.glob("*damaged*"))
 
 
@@ -174,13 +174,13 @@ def test_half_of_a_plan_is_not_read_as_a_whole(folder):
 def test_another_version_goes_on_with_the_same_plan(folder, pipe):
     shard_path(folder, 1).unlink()
     upgraded = Plan(PLAN.table, {**PLAN.meta, "version": "9.9.9", "dataset": "renamed"})
-    assert len(stages.synthesize(upgraded, DATASET, folder, pipe=pipe)) == 10
+    assert len(tailsmith.synthesize(upgraded, DATASET, folder, pipe=pipe)) == 10
     assert not list(folder.glob("*damaged*"))
 
 
 def test_a_plan_that_went_missing_is_put_back(folder, pipe):
     (folder / "plan.parquet").unlink()
-    stages.synthesize(PLAN, DATASET, folder, pipe=pipe)
+    tailsmith.synthesize(PLAN, DATASET, folder, pipe=pipe)
     assert len(finished_images(folder, DATASET)) == 10
 
 
@@ -188,7 +188,7 @@ def test_what_differs_is_said_of_another_plan(folder, pipe):
     with pytest.raises(
         ValueError, match=r"holds images of another plan; use another folder \(requests: not the same\)"
     ):
-        stages.synthesize(tiny_plan(feedback_scale=0.0, seed=9), DATASET, folder, pipe=pipe)
+        tailsmith.synthesize(tiny_plan(feedback_scale=0.0, seed=9), DATASET, folder, pipe=pipe)
 
 
 def test_a_row_more_and_a_column_less(folder):

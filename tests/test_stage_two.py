@@ -9,10 +9,11 @@ import torch.nn.functional as F
 
 from colours import colours
 from tailsmith.classification.backbones import last_layer
+from tailsmith.classification.config import StageTwoConfig, TrainConfig
 from tailsmith.classification.prediction import predict_images
-from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 from tailsmith.classification.training import check_train_config, train_classifier
-from tailsmith.config import RunConfig, from_dict, to_dict
+from tailsmith.runs.config import RunConfig
+from tailsmith.settings import from_dict, to_dict
 
 NAMES = ("red", "green", "blue")
 SECOND = StageTwoConfig(steps=5, batch_size=8, learning_rate=0.2, meta_batch_size=6)

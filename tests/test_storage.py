@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
+import tailsmith
 from rendering import DATASET
-from tailsmith import stages
-from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.data.packed import ROW_GROUP_BYTES, location, read_packed, write_packed
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan_checks import check_settings
 from tailsmith.synthesis.storage import Storage, stored_size
 
@@ -107,8 +108,8 @@ def test_a_plan_says_what_is_stored_and_its_shards_hold_it(pipe, tmp_path):
         store_size=12,
         store_format="jpeg",
     )
-    plan = stages.plan(DATASET, 6, config=config)
-    made = stages.synthesize(plan, DATASET, tmp_path, pipe=pipe)
+    plan = tailsmith.plan(DATASET, 6, config=config)
+    made = tailsmith.synthesize(plan, DATASET, tmp_path, pipe=pipe)
     assert plan.meta["synthesis"]["store_size"] == 12
     assert made.image(0).size == (12, 12) and made.encoded(0).startswith(b"\xff\xd8")
     assert Storage.of({"store_size": 0}) == Storage()

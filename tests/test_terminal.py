@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from folders import SOUND, write_folder
-from tailsmith.cli import main
+from tailsmith.cli.main import main
+from tailsmith.cli.text import accuracy_text, dataset_text
 from tailsmith.data.counts import describe
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.files import to_json
 from tailsmith.terminal import OneLineFormatter, shown
-from tailsmith.text_tables import accuracy_text, dataset_text
 
 HOSTILE = "cat\x1b[2J\x9b31m\nblack\u202etac\udce9"
 ACTED_ON = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

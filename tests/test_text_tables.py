@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tailsmith.cli.text import accuracy_text, arms_text
 from tailsmith.metrics.accuracy import accuracy_table, summarise
-from tailsmith.text_tables import accuracy_text, arms_text
 
 NAMES = ("oak", "ash", "birch", "cedar")
 

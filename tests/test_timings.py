@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tailsmith import run_directory
-from tailsmith.run_directory import RunDirectory
+from tailsmith.runs import directory as run_directory
+from tailsmith.runs.directory import RunDirectory
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, ValueError, SystemExit])

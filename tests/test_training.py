@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from colours import colours
 from tailsmith.classification import selection
 from tailsmith.classification.backbones import Backbone, SmallResNet
-from tailsmith.classification.optimization import average_decay, learning_rate_at, update_average
 from tailsmith.classification.prediction import NotFinite, class_hits, mean_class_accuracy, predict_images
+from tailsmith.classification.schedule import average_decay, learning_rate_at, update_average
 from tailsmith.classification.training import (
     Diverged,
     StageTwoConfig,

@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from tailsmith import stages
+import tailsmith
 from tailsmith.classification import stage_run
 from tailsmith.classification.checkpoint import discard
-from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
+from tailsmith.classification.config import StageTwoConfig, TrainConfig
 from tailsmith.classification.training import train_classifier
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.images import Images
@@ -255,8 +255,8 @@ def test_train_by_name_ends_its_workers(images, monkeypatch):
         return taken(self, *arguments)
 
     monkeypatch.setattr(stage_run.StageRun, "step", step)
-    first = stages.train(images, config=TINY, augmentation="randaugment")
-    second = stages.train(images, config=dataclasses.replace(TINY, workers=1), augmentation="randaugment")
+    first = tailsmith.train(images, config=TINY, augmentation="randaugment")
+    second = tailsmith.train(images, config=dataclasses.replace(TINY, workers=1), augmentation="randaugment")
     assert first.sha256() == second.sha256()
     assert seen[0].per_image
     with pytest.raises(RuntimeError, match="shutdown"):

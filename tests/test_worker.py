@@ -15,13 +15,13 @@ import torch
 from diffusers import HeunDiscreteScheduler
 from PIL import Image
 
+import tailsmith
 from rendering import DATASET, largest_difference, pixels, render, tiny_plan
-from tailsmith import stages
 from tailsmith.data.dataset import Dataset
+from tailsmith.generation.conditioning import drop_entries, embed_images
+from tailsmith.generation.families import family_of
 from tailsmith.guidance.criteria import entropy
-from tailsmith.synthesis.conditioning import drop_entries, embed_images
-from tailsmith.synthesis.families import family_of
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.storage import Storage
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
@@ -62,7 +62,7 @@ def test_requests_with_other_settings_do_not_share_a_pipeline_call(pipe, classif
 
 def test_every_row_carries_its_provenance_and_results(pipe, classifier, tmp_path):
     plan = tiny_plan()
-    synthetic = stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+    synthetic = tailsmith.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
     results = read_shards(tmp_path, plan)
     assert tuple(pq.read_schema(shard_path(tmp_path, 0)).names) == PROVENANCE + RESULTS
     assert set(results.columns) == {*PROVENANCE, *RESULTS, "path"} - {"image", "image_sha256"}
@@ -144,15 +144,15 @@ def test_a_classifier_in_training_mode_learns_nothing_from_what_it_sees(pipe):
 
 def test_a_shard_that_the_plan_does_not_have(pipe, classifier, tmp_path):
     with pytest.raises(ValueError, match=r"the plan has the shards 0-2, got 7"):
-        stages.synthesize(tiny_plan(), DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=[0, 7])
+        tailsmith.synthesize(tiny_plan(), DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=[0, 7])
 
 
 def test_a_finished_shard_is_not_rendered_again(pipe, classifier, tmp_path):
     plan = tiny_plan()
-    stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=[0, 2])
+    tailsmith.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=[0, 2])
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.glob("shard-*")}
     assert sorted(before) == ["shard-00000.parquet", "shard-00002.parquet"]
-    stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+    tailsmith.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
     for name, state in before.items():
         assert ((tmp_path / name).read_bytes(), (tmp_path / name).stat().st_mtime_ns) == state
     assert read_shards(tmp_path, plan)["request_id"].tolist() == plan.table["request_id"].tolist()
@@ -161,7 +161,7 @@ def test_a_finished_shard_is_not_rendered_again(pipe, classifier, tmp_path):
 def test_explicit_feedback_steps_resume_as_well(pipe, classifier, tmp_path):
     plan = tiny_plan(feedback_steps=(0, 2))
     for shards in ([0], None):
-        stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=shards)
+        tailsmith.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe, shards=shards)
     assert len(read_shards(tmp_path, plan)) == 10
 
 
@@ -178,7 +178,7 @@ sys.path.insert(0, sys.argv[1])
 from test_worker import DATASET, TinyClassifier, stages, tiny_plan
 from tiny import tiny_pipeline
 plan, classifier = tiny_plan((8, 8, 8)), TinyClassifier().eval()
-stages.synthesize(plan, DATASET, sys.argv[2], classifier=classifier, pipe=tiny_pipeline(), batch_size=2)
+tailsmith.synthesize(plan, DATASET, sys.argv[2], classifier=classifier, pipe=tiny_pipeline(), batch_size=2)
 """
 
 
@@ -199,7 +199,7 @@ def test_kill_9_in_the_middle_then_the_same_call_gives_the_uninterrupted_result(
     finished = sorted(path.name for path in folder.glob("shard-*"))
     assert 0 < len(finished) < len(plan.shards)
     for out in (folder, tmp_path / "whole"):
-        stages.synthesize(plan, DATASET, out, classifier=classifier, pipe=pipe, batch_size=2)
+        tailsmith.synthesize(plan, DATASET, out, classifier=classifier, pipe=pipe, batch_size=2)
     resumed, whole = (read_shards(out, plan).drop(columns="seconds") for out in (folder, tmp_path / "whole"))
     assert resumed.drop(columns=["path", "criterion_value"]).equals(whole.drop(columns=["path", "criterion_value"]))
     assert largest_difference(resumed, whole) <= 1
@@ -208,7 +208,7 @@ def test_kill_9_in_the_middle_then_the_same_call_gives_the_uninterrupted_result(
 
 def test_the_images_are_found_from_another_working_directory(pipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    made = stages.synthesize(tiny_plan((1, 0, 0), feedback_scale=0.0), DATASET, "out", pipe=pipe)
+    made = tailsmith.synthesize(tiny_plan((1, 0, 0), feedback_scale=0.0), DATASET, "out", pipe=pipe)
     monkeypatch.chdir("/")
     assert made.image(0).size == (16, 16)
 
@@ -222,27 +222,27 @@ def test_a_plan_of_another_version_is_refused_where_something_is_to_be_made(pipe
     older = {name: value for name, value in settings["feedback"].items() if name != "prediction"}
     old = Plan(plan.table, {**plan.meta, "synthesis": {**settings, "feedback": older}})
     with pytest.raises(ValueError, match=r"of another version of tailsmith, it lacks feedback.prediction; make a new"):
-        stages.synthesize(old, DATASET, tmp_path / "new", classifier=classifier, pipe=pipe)
+        tailsmith.synthesize(old, DATASET, tmp_path / "new", classifier=classifier, pipe=pipe)
 
 
 def test_a_folder_of_an_earlier_version_can_still_be_read_but_not_gone_on_with(pipe, classifier, tmp_path):
     plan = tiny_plan()
-    stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+    tailsmith.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
     old = Plan(plan.table, {name: value for name, value in plan.meta.items() if name != "rendering"})
     old.write(tmp_path / "plan.parquet")
     for path in tmp_path.glob("shard-*"):  # as they were: no hashes of images, no checksum
         table = pq.read_table(path).drop_columns(["image_sha256"])
         pq.write_table(table.replace_schema_metadata({"generator": "tiny", "version": "0.0.1"}), path)
-    made = stages.synthesize(old, DATASET, tmp_path, classifier=classifier)
+    made = tailsmith.synthesize(old, DATASET, tmp_path, classifier=classifier)
     assert len(made) == 10 and made.image(9).size == (16, 16)
     refused = r"use another folder \(version of rendering: not the same; an earlier version of tailsmith made them\)"
     with pytest.raises(ValueError, match=rf"holds images of another plan; {refused}"):
-        stages.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+        tailsmith.synthesize(plan, DATASET, tmp_path, classifier=classifier, pipe=pipe)
     shard_path(tmp_path, 1).unlink()
     with pytest.raises(
         ValueError, match=r"another version of tailsmith, which makes other images of the same requests"
     ):
-        stages.synthesize(old, DATASET, tmp_path, classifier=classifier, pipe=pipe)
+        tailsmith.synthesize(old, DATASET, tmp_path, classifier=classifier, pipe=pipe)
 
 
 def test_heun_asks_twice_in_a_step_and_one_skip_is_counted(tmp_path):
@@ -250,7 +250,7 @@ def test_heun_asks_twice_in_a_step_and_one_skip_is_counted(tmp_path):
     blind.body.data.zero_()
     pipe.scheduler = HeunDiscreteScheduler.from_config(pipe.scheduler.config)
     plan = tiny_plan((2, 0, 0), feedback_update="score", feedback_every=1)
-    stages.synthesize(plan, DATASET, tmp_path, classifier=blind, pipe=pipe)
+    tailsmith.synthesize(plan, DATASET, tmp_path, classifier=blind, pipe=pipe)
     assert read_shards(tmp_path, plan)["skipped_steps"].tolist() == [4, 4]
 
 

@@ -10,11 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from tailsmith.data.dataset import Dataset, make_table
-from tailsmith.synthesis.fit_generator.autoencoder import create_autoencoder
-from tailsmith.synthesis.fit_generator.captions import Captions, build_tokenizer
-from tailsmith.synthesis.fit_generator.clip import create_clip
-from tailsmith.synthesis.fit_generator.denoiser import create_denoiser
-from tailsmith.synthesis.fit_generator.recipe import assemble
+from tailsmith.generation.fit.autoencoder import create_autoencoder
+from tailsmith.generation.fit.captions import Captions, build_tokenizer
+from tailsmith.generation.fit.clip import create_clip
+from tailsmith.generation.fit.denoiser import create_denoiser
+from tailsmith.generation.fit.recipe import assemble
 
 CLASSES = ("sandal", "ankle boot", "bag")
 CONTEXTS = ("rock", "water")

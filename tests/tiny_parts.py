@@ -17,7 +17,7 @@ from transformers import (
     T5Tokenizer,
 )
 
-from tailsmith.synthesis.fit_generator.captions import Captions, build_tokenizer
+from tailsmith.generation.fit.captions import Captions, build_tokenizer
 from tiny import CLASSES, CONTEXTS, SIZE
 
 TEXT, EMBEDDING, T5 = 12, 8, 32  # widths: CLIP text states, CLIP image embeddings, T5 states

@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from tailsmith.data import embedded
-from tailsmith.data.contexts import CONTEXTS, render
 from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.data.sources import embedded
+from tailsmith.data.sources.contexts import CONTEXTS, render
 
 ASSETS = Path(__file__).parents[1] / "src" / "tailsmith" / "assets"
 POOL, VALIDATION, TEST = 600, 120, 480  # per class

@@ -18,15 +18,15 @@ import torch
 from tqdm import tqdm
 
 from tailsmith import load, load_generator
+from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.prediction import predict_images
 from tailsmith.classification.training import train_classifier
-from tailsmith.config import TrainConfig
-from tailsmith.data import readers
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import Images
+from tailsmith.data.sources import readers
 from tailsmith.data.transforms import augmentation
 from tailsmith.files import read_json, write_json
-from tailsmith.synthesis.families import family_of
+from tailsmith.generation.families import family_of
 
 ASSETS = Path(__file__).parents[1] / "src" / "tailsmith" / "assets"
 QUALITY = ASSETS / "mini-unclip" / "quality.json"
@@ -131,7 +131,7 @@ def main() -> None:
         return
     pipe = load_generator()
     rows = [judge_samples(pipe, unseen, scale, arguments.per_prompt) for scale in tqdm(arguments.guidance_scales)]
-    from tailsmith.synthesis.generators import PRESETS
+    from tailsmith.generation.generator import PRESETS
 
     default = PRESETS["mini-unclip"].guidance_scale
     chosen = next((row for row in rows if row["guidance_scale"] == default), rows[0])

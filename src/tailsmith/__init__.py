@@ -12,25 +12,26 @@ _HOMES = {
     "feedback": "guidance.feedback",
     "FeedbackRecord": "guidance.feedback",
     "fit_class_gaussians": "guidance.class_gaussians",
-    "load_generator": "synthesis.generators",
-    "fit_generator": "synthesis.fit_generator.recipe",
+    "load_generator": "generation.generator",
+    "fit_generator": "synthesis.fitting",
     "Classifier": "classification.classifier",
     "wrap_classifier": "classification.classifier",
     "load_classifier": "classification.classifier",
     "Dataset": "data.dataset",
-    "Plan": "synthesis.requests",
-    "load": "stages",
-    "plan": "stages",
-    "train": "stages",
-    "synthesize": "stages",
-    "evaluate": "stages",
+    "Plan": "synthesis.plan",
+    "load": "data.sources.named",
+    "plan": "synthesis.planning",
+    "train": "runs.training",
+    "synthesize": "synthesis.fulfilment",
+    "evaluate": "runs.training",
     "run": "experiment",
-    "draw_grids": "grid",
-    "RunConfig": "config",
-    "SynthesisConfig": "config",
-    "TrainConfig": "config",
-    "FitGeneratorConfig": "config",
-    "GridConfig": "grid_config",
+    "draw_grids": "studies.grid.draw",
+    "FeedbackConfig": "guidance.config",
+    "RunConfig": "runs.config",
+    "SynthesisConfig": "synthesis.config",
+    "TrainConfig": "classification.config",
+    "FitGeneratorConfig": "generation.fit.config",
+    "GridConfig": "studies.grid.config",
 }
 __all__ = ["__version__", *_HOMES]
 
@@ -49,22 +50,23 @@ if TYPE_CHECKING:
     from tailsmith.classification.classifier import Classifier as Classifier
     from tailsmith.classification.classifier import load_classifier as load_classifier
     from tailsmith.classification.classifier import wrap_classifier as wrap_classifier
-    from tailsmith.config import FitGeneratorConfig as FitGeneratorConfig
-    from tailsmith.config import RunConfig as RunConfig
-    from tailsmith.config import SynthesisConfig as SynthesisConfig
-    from tailsmith.config import TrainConfig as TrainConfig
+    from tailsmith.classification.config import TrainConfig as TrainConfig
     from tailsmith.data.dataset import Dataset as Dataset
+    from tailsmith.data.sources.named import load as load
     from tailsmith.experiment import run as run
-    from tailsmith.grid import draw_grids as draw_grids
-    from tailsmith.grid_config import GridConfig as GridConfig
+    from tailsmith.generation.fit.config import FitGeneratorConfig as FitGeneratorConfig
+    from tailsmith.generation.generator import load_generator as load_generator
     from tailsmith.guidance.class_gaussians import fit_class_gaussians as fit_class_gaussians
+    from tailsmith.guidance.config import FeedbackConfig as FeedbackConfig
     from tailsmith.guidance.feedback import FeedbackRecord as FeedbackRecord
     from tailsmith.guidance.feedback import feedback as feedback
-    from tailsmith.stages import evaluate as evaluate
-    from tailsmith.stages import load as load
-    from tailsmith.stages import plan as plan
-    from tailsmith.stages import synthesize as synthesize
-    from tailsmith.stages import train as train
-    from tailsmith.synthesis.fit_generator.recipe import fit_generator as fit_generator
-    from tailsmith.synthesis.generators import load_generator as load_generator
-    from tailsmith.synthesis.requests import Plan as Plan
+    from tailsmith.runs.config import RunConfig as RunConfig
+    from tailsmith.runs.training import evaluate as evaluate
+    from tailsmith.runs.training import train as train
+    from tailsmith.studies.grid.config import GridConfig as GridConfig
+    from tailsmith.studies.grid.draw import draw_grids as draw_grids
+    from tailsmith.synthesis.config import SynthesisConfig as SynthesisConfig
+    from tailsmith.synthesis.fitting import fit_generator as fit_generator
+    from tailsmith.synthesis.fulfilment import synthesize as synthesize
+    from tailsmith.synthesis.plan import Plan as Plan
+    from tailsmith.synthesis.planning import plan as plan

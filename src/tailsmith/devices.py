@@ -89,3 +89,12 @@ def _cpu_flags(path: Path = Path("/proc/cpuinfo")) -> set[str]:
         return set()
     line = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return set(line[1].split()) if line else set()
+
+
+# Devices whose "out of memory" is a bare RuntimeError: the CPU's allocator, Apple's, CUDA's libraries.
+MESSAGES = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+    return known or any(message in str(error) for message in MESSAGES)

@@ -8,33 +8,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tailsmith import stages
-from tailsmith.arms import ARMS, GUIDE, Arm
 from tailsmith.classification.checkpoint import discard_all
 from tailsmith.classification.classifier import Classifier
-from tailsmith.config import (
-    FeedbackConfig,
-    RunConfig,
-    SynthesisConfig,
-    TrainConfig,
-    arms_of,
-    check_settled,
-    synthesis_of,
-    train_config,
-)
+from tailsmith.classification.config import TrainConfig
 from tailsmith.data.dataset import Dataset
+from tailsmith.data.sources import named
 from tailsmith.devices import chosen_dtype
 from tailsmith.errors import UserError
 from tailsmith.files import read_json, write_json
-from tailsmith.outputs import check_folder, save_trained
-from tailsmith.run_checks import check_run
-from tailsmith.run_data import keep_data
-from tailsmith.run_directory import RunDirectory, environment
-from tailsmith.run_report import write_run_report
-from tailsmith.sample_study import Study, study_samples
-from tailsmith.search import best_of_trials, over_seeds
-from tailsmith.synthesis import hardness
-from tailsmith.synthesis.generators import generator_hash, preset
+from tailsmith.generation.generator import generator_hash, preset
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.runs.arms import ARMS, GUIDE, Arm
+from tailsmith.runs.checks import check_run
+from tailsmith.runs.config import RunConfig, arms_of, check_settled, synthesis_of, train_config
+from tailsmith.runs.directory import RunDirectory, environment
+from tailsmith.runs.kept_data import keep_data
+from tailsmith.runs.outputs import check_folder, save_trained
+from tailsmith.runs.report import write_run_report
+from tailsmith.runs.search import best_of_trials, over_seeds
+from tailsmith.runs.training import evaluate, train
+from tailsmith.studies.samples import Study, study_samples
+from tailsmith.synthesis import hardness, planning
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.fulfilment import synthesize
 from tailsmith.synthesis.provenance import load_hashed
 
 
@@ -49,7 +45,7 @@ class World:
     config: RunConfig
     dataset: Dataset
     generator: Callable[[], Any]
-    test: Callable[[Classifier, Dataset], dict[str, Any]] = stages.evaluate
+    test: Callable[[Classifier, Dataset], dict[str, Any]] = evaluate
 
 
 @dataclass(frozen=True)
@@ -151,7 +147,7 @@ def demo_config(task: str = "fashion-lt") -> RunConfig:
 def synthesize_set(world: World, name: str, guide: Classifier) -> Dataset:
     """Plan and render a synthetic set, or what of it is missing; a larger target adds shards to those there are."""
     config = world.config
-    plan = stages.plan(
+    plan = planning.plan(
         world.dataset,
         config.target,
         per=config.per,
@@ -162,7 +158,7 @@ def synthesize_set(world: World, name: str, guide: Classifier) -> Dataset:
     with world.directory.timed(f"synthesize {name}"):
         if plan.has_hardness:  # its class Gaussians are fitted once, for all sets and the study
             hardness.class_gaussians(world.dataset, guide, world.directory.path / hardness.FILE)
-        return stages.synthesize(
+        return synthesize(
             plan,
             world.dataset,
             world.directory.synthetic_set(name).folder,
@@ -197,7 +193,7 @@ def _train_arm(world: World, arm: Arm, synthetic: Dataset | None, real: Dataset)
         # What lies there of other fits is of finished ones: they follow each other in one order
         checkpoint = folder / "training" / f"{what.replace(' ', '-') or 'checkpoint'}.safetensors"
         discard_all(checkpoint.parent, but=checkpoint)
-        return stages.train(
+        return train(
             real,
             synthetic,
             settings,
@@ -229,7 +225,7 @@ def _train_arm(world: World, arm: Arm, synthetic: Dataset | None, real: Dataset)
 
 
 def _load(config: RunConfig) -> Dataset:
-    return stages.load(
+    return named.load(
         config.data,
         skip_corrupt=config.skip_corrupt,
         seed=config.data_seed,

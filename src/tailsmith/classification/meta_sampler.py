@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tailsmith.classification.resampling import EndlessPass, Rows
+from tailsmith.classification.batches import EndlessPass, Rows
 
 NOISE_BUDGET = 2**24  # Gumbel variables in memory at once: 64 MiB
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tailsmith.classification.train_config import TrainConfig
+from tailsmith.classification.config import TrainConfig
 from tailsmith.devices import chosen_device, has_bf16_arithmetic
 from tailsmith.errors import UserError
 

@@ -14,9 +14,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tailsmith.classification.train_config import MOST_PIXELS
 from tailsmith.errors import UserError
 from tailsmith.files import check_readable, read_json
+from tailsmith.settings import MOST_PIXELS
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from tailsmith.classification import processes
+from tailsmith.classification.batches import Rows
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.prediction import SELECT_BY, Indexable, class_hits, predict_images
-from tailsmith.classification.resampling import Rows
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from tailsmith.classification import processes
+from tailsmith.classification.batches import Rows
 from tailsmith.classification.methods.contract import Moment, Stream
 from tailsmith.classification.prediction import Indexable, ahead, makes_views
-from tailsmith.classification.resampling import Rows
 
 AHEAD = 2  # steps
 

@@ -15,14 +15,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from tailsmith.classification import processes
+from tailsmith.classification.batches import Rows
 from tailsmith.classification.checkpoint import part, parts
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.methods.contract import Batch, Examples, Moment, Review, Stage, Start, generator
-from tailsmith.classification.optimization import average_decay, learning_rate_at, sgd, update_average
 from tailsmith.classification.precision import LossScale, autocast, laid_out
 from tailsmith.classification.prediction import NotFinite, ahead, makes_views, predict_images, to_unit_range
-from tailsmith.classification.resampling import Rows
 from tailsmith.classification.saved import not_finite
+from tailsmith.classification.schedule import average_decay, learning_rate_at, sgd, update_average
 from tailsmith.classification.selection import Labelled, score
 from tailsmith.classification.sources import Drawn, Source, drawn_seeds
 from tailsmith.devices import chosen_device

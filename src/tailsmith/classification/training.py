@@ -19,18 +19,18 @@ import numpy.typing as npt
 import torch
 
 from tailsmith.classification.backbones import check_backbone, create_backbone, last_layer
+from tailsmith.classification.batches import RESAMPLING, Rows
 from tailsmith.classification.checkpoint import CheckpointFile
 from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.config import StageTwoConfig, TrainConfig
 from tailsmith.classification.loop import StepRecord, run_stages
 from tailsmith.classification.losses import LOSSES, PRIOR_KINDS
 from tailsmith.classification.methods import method_of
 from tailsmith.classification.methods.contract import Method, Task
 from tailsmith.classification.precision import check_precision, warn_of_emulation
 from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images
-from tailsmith.classification.resampling import RESAMPLING, Rows
 from tailsmith.classification.selection import Labelled
 from tailsmith.classification.stage_run import Augment, Data, Diverged
-from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 from tailsmith.errors import UserError
 
 __all__ = [

@@ -10,6 +10,8 @@ import numpy as np
 from tailsmith.data.dataset import SPLITS, Dataset, Ints
 from tailsmith.strata import SHOTS, shots
 
+RAREST = 4  # classes or groups that are looked at
+
 
 def class_counts(dataset: Dataset, split: str = "train") -> Ints:
     """[C], real and synthetic alike."""
@@ -82,3 +84,8 @@ def _empty_groups(dataset: Dataset) -> list[str]:
     """Groups without a single training image."""
     counts = group_counts(dataset).ravel()
     return [name for name, count in zip(dataset.group_names, counts, strict=True) if count == 0]
+
+
+def rarest(counts: Ints) -> Ints:
+    """Flat indices of the rarest classes [C] or groups [C, A], rarest first."""
+    return np.argsort(counts.ravel(), kind="stable")[:RAREST]

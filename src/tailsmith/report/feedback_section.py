@@ -14,7 +14,7 @@ from tailsmith.report.headline import feedback_verdict, goal_of, signed
 from tailsmith.report.results import Arm, Difference
 
 if TYPE_CHECKING:
-    from tailsmith.report.document import ReportData
+    from tailsmith.report.content import ReportData
 
 EYES = {"guiding": "the guiding classifier", "independent": "an independent classifier"}
 

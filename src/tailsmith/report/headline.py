@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tailsmith.report.results import GROUP_SHOT_TITLES, SHOT_TITLES, Arm, Cell, Difference, difference
-from tailsmith.text_tables import bias_words
+from tailsmith.report.words import bias_words
 
 # What a run is for, most telling first: the first that both arms have makes the headline.
 GOALS = {

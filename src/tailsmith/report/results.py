@@ -12,8 +12,8 @@ from scipy import stats
 
 from tailsmith.errors import UserError
 from tailsmith.metrics.paired import paired_interval
+from tailsmith.report.words import tested_words
 from tailsmith.strata import GROUP_SHOTS, SHOT_RANGES
-from tailsmith.text_tables import tested_words
 
 # Titles of columns
 SHOT_TITLES = {shot: f"{shot.capitalize()} ({span.replace('..', '–')})" for shot, span in SHOT_RANGES.items()}

@@ -16,7 +16,7 @@ from tailsmith.report.results import SHOT_TITLES, Arm, Cell, Difference, differe
 from tailsmith.strata import SHOTS, shots
 
 if TYPE_CHECKING:
-    from tailsmith.report.document import ReportData
+    from tailsmith.report.content import ReportData
 
 MOST_CLASSES = 30  # charts and tables list so many; of more, the rarest
 CROWDED = 12  # charts with more rows show only the baseline and the best arm

@@ -12,21 +12,21 @@ from typing import Any
 
 import numpy as np
 
-from tailsmith.arms import ARMS, GUIDE, Arm
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.history import selected_score
-from tailsmith.config import RunConfig, arms_of
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.embedded import MAJORITY_CONTEXT, load_embedded
+from tailsmith.data.sources.embedded import MAJORITY_CONTEXT, load_embedded
 from tailsmith.experiment import Trained, World, train_arm, train_arms
 from tailsmith.files import read_json, write_json
+from tailsmith.generation.generator import load_generator
 from tailsmith.metrics.samples import agreement
-from tailsmith.prediction import predict
-from tailsmith.run_directory import RunDirectory
-from tailsmith.sample_study import load_judge
+from tailsmith.runs.arms import ARMS, GUIDE, Arm
+from tailsmith.runs.config import RunConfig, arms_of
+from tailsmith.runs.directory import RunDirectory
 from tailsmith.strata import SHOTS
-from tailsmith.synthesis.generators import load_generator
+from tailsmith.studies.samples import load_judge
+from tailsmith.synthesis.prediction import predict
 
 CEILING = Arm("real_images", "balanced_softmax")  # topped up with as many real images instead
 

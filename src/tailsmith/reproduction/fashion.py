@@ -9,8 +9,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tailsmith.config import FeedbackConfig, RunConfig, SynthesisConfig, TrainConfig
+from tailsmith.classification.config import TrainConfig
+from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.reproduction.driver import Experiment
+from tailsmith.runs.config import RunConfig
+from tailsmith.synthesis.config import SynthesisConfig
 
 FEEDBACK_SCALE = 0.02
 STEPS = 500

@@ -6,19 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tailsmith import stages
-from tailsmith.arms import ARMS, SETS, arm_of
 from tailsmith.classification.classifier import Classifier
 from tailsmith.data.dataset import Dataset
 from tailsmith.experiment import train_arm, train_arms
 from tailsmith.files import read_json, write_json
+from tailsmith.generation.generator import load_generator
 from tailsmith.guidance.criteria import entropy
 from tailsmith.metrics.samples import agreement, frechet_distance
-from tailsmith.prediction import predict
 from tailsmith.reproduction.driver import seeded, world_of
 from tailsmith.reproduction.fashion import LT
-from tailsmith.sample_study import load_judge
-from tailsmith.synthesis.generators import load_generator
+from tailsmith.runs.arms import ARMS, SETS, arm_of
+from tailsmith.runs.training import evaluate
+from tailsmith.studies.samples import load_judge
+from tailsmith.synthesis.prediction import predict
 
 GUIDES = ("erm", "balanced_softmax")
 # name -> (changes to the synthesis settings, who guides); but for the last ones, x0-hat is the guided one
@@ -98,4 +98,4 @@ def _slug(name: str) -> str:
 
 
 def _on_validation(classifier: Classifier, dataset: Dataset) -> dict[str, Any]:
-    return stages.evaluate(classifier, dataset, "val", bootstrap=0)
+    return evaluate(classifier, dataset, "val", bootstrap=0)

@@ -25,7 +25,7 @@ from typing import Any
 
 from tailsmith.errors import UserError
 from tailsmith.files import remove_leftovers
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.shard_checks import fault_of, set_aside, shard_path
 
 log = logging.getLogger(__name__)

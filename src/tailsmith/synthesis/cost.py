@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tailsmith.config import SynthesisConfig
 from tailsmith.errors import UserError
-from tailsmith.synthesis.generators import EMBEDDED, PRESETS, generator_folder, preset
-from tailsmith.synthesis.pipeline_folder import read_object
+from tailsmith.generation.generator import EMBEDDED, PRESETS, generator_folder, preset
+from tailsmith.generation.pipeline_folder import read_object
+from tailsmith.synthesis.config import SynthesisConfig
 
 # 30 steps: seconds with feedback and without, in which precision and where; for others there is --seconds-per-image.
 SECONDS_PER_IMAGE = {

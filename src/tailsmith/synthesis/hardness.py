@@ -21,8 +21,8 @@ from tailsmith.data.counts import class_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.files import write_atomically
 from tailsmith.guidance.class_gaussians import ClassGaussians, Features, fit_class_by_class
-from tailsmith.prediction import predict
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.plan import Plan
+from tailsmith.synthesis.prediction import predict
 
 log = logging.getLogger(__name__)
 FILE = "hardness.safetensors"

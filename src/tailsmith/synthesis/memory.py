@@ -6,16 +6,11 @@ from collections.abc import Callable, Iterator
 from textwrap import shorten
 from typing import TypeVar
 
-import torch
-
-from tailsmith.devices import empty_cache
+from tailsmith.devices import empty_cache, is_out_of_memory
 from tailsmith.errors import UserError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-
-# Devices whose "out of memory" is a bare RuntimeError: the CPU's allocator, Apple's, CUDA's libraries.
-MESSAGES = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
 
 
 class BatchSize:
@@ -55,8 +50,3 @@ REMEDIES = (
     "load the generator in half precision (dtype=torch.float16 or bfloat16; --dtype fp16 or bf16) or call "
     "pipe.enable_model_cpu_offload(); with feedback, differentiating through the decoder only takes less"
 )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
-    return known or any(message in str(error) for message in MESSAGES)

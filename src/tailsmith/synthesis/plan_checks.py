@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -13,10 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from tailsmith.config import FeedbackConfig, SynthesisConfig, from_dict
 from tailsmith.data.dataset import Dataset
+from tailsmith.devices import DTYPES
 from tailsmith.errors import UserError
-from tailsmith.guidance.config import CRITERION_NAMES, PER_IMAGE, check_feedback
+from tailsmith.generation.generator import class_advice
+from tailsmith.generation.presets import preset
+from tailsmith.guidance.config import CRITERION_NAMES, PER_IMAGE, FeedbackConfig, check_feedback
+from tailsmith.settings import from_dict
+from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.storage import Storage
 
 CONDITIONINGS = ("text", "image", "image+text")
@@ -265,3 +269,22 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
+
+
+def check_generator(generator: str, class_names: Sequence[str], config: SynthesisConfig) -> None:
+    """Raise ValueError for data that a generator doesn't know, and for settings of its calls that mean nothing."""
+    if (advice := class_advice(generator, class_names, config.display_names)) is not None:
+        raise UserError(advice)
+    if config.dtype not in DTYPES:
+        raise UserError(f"dtype should be one of {', '.join(DTYPES)}, got {config.dtype!r}")
+
+
+def settled(config: SynthesisConfig, generator: str) -> SynthesisConfig:
+    """The configuration with the generator's own guidance scale and number of steps where it names none."""
+    known = preset(generator)
+    scale, steps = config.guidance_scale, config.num_inference_steps
+    return replace(
+        config,
+        guidance_scale=known.guidance_scale if scale is None else scale,
+        num_inference_steps=known.num_inference_steps if steps is None else steps,
+    )

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from tailsmith.config import SynthesisConfig
 from tailsmith.guidance.config import PER_IMAGE
+from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan_checks import Number, Whole, request_columns
 from tailsmith.synthesis.storage import Storage
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from tailsmith import __version__
 from tailsmith.classification.classifier import Classifier
-from tailsmith.config import SynthesisConfig
 from tailsmith.devices import chosen_dtype, dtype_name
 from tailsmith.errors import UserError
-from tailsmith.synthesis.generators import decoder_hash, generator_folder, generator_hash, load_generator, located
+from tailsmith.generation.generator import decoder_hash, generator_folder, generator_hash, load_generator, located
+from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_identity import RENDERING, per_call
-from tailsmith.synthesis.requests import Plan
 
 log = logging.getLogger(__name__)
 UNKNOWN = "unknown: given by the caller"
@@ -120,7 +120,7 @@ def check_renderable(plan: Plan) -> None:
             f"seeds); {NEW_PLAN}"
         )
     if plan.meta.get("generator") is None:
-        raise UserError("the plan names no generator; make it with stages.plan or `tailsmith plan`")
+        raise UserError("the plan names no generator; make it with `tailsmith plan`")
 
 
 def really_by(plan: Plan, pipe: Any, classifier: Any) -> dict[str, str]:

@@ -16,13 +16,13 @@ from tailsmith.data.manifest import read_manifest, write_manifest
 from tailsmith.data.packed import write_packed
 from tailsmith.errors import UserError
 from tailsmith.files import temporary_folder
+from tailsmith.generation.generator import load_decoder
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.guidance.criteria import criterion_of
 from tailsmith.synthesis.claims import in_turn
-from tailsmith.synthesis.generators import load_decoder
 from tailsmith.synthesis.hardness import read_gaussians, write_gaussians
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.provenance import check_renderable, planned_pipe, really_by, warn_of_change
-from tailsmith.synthesis.requests import Plan
 from tailsmith.synthesis.shard_checks import shard_path, unsound
 from tailsmith.synthesis.shards import keep_plan
 from tailsmith.synthesis.storage import Storage

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from tailsmith.data.dataset import Dataset
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.shards import PLAN
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from tailsmith.data.packed import CHECKSUM, IMAGE_HASH, Damaged, check_images, read_rows
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import RESULTS, request_columns
-from tailsmith.synthesis.requests import Plan
 
 log = logging.getLogger(__name__)
 THREADS = 8  # hashing and reading release Python's lock

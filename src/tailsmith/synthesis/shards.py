@@ -14,7 +14,7 @@ from tailsmith.data.packed import read_rows
 from tailsmith.errors import UserError
 from tailsmith.locks import exclusive
 from tailsmith.synthesis.claims import sweep
-from tailsmith.synthesis.requests import Plan, check_shards
+from tailsmith.synthesis.plan import Plan, check_shards
 from tailsmith.synthesis.shard_checks import shard_path
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 

@@ -19,15 +19,15 @@ from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.packed import location
 from tailsmith.errors import UserError
+from tailsmith.generation.conditioning import drop_entries
+from tailsmith.generation.families import Family, check_conditioning, family_of
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.guidance.criteria import Criterion, criterion_of, mixture
 from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
 from tailsmith.randomness import noise_generator
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
-from tailsmith.synthesis.conditioning import drop_entries
-from tailsmith.synthesis.families import Family, check_conditioning, family_of
 from tailsmith.synthesis.memory import BatchSize
-from tailsmith.synthesis.requests import Plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.shard_checks import THREADS, read_shard, shard_path
 from tailsmith.synthesis.storage import Storage
 

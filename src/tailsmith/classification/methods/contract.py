@@ -17,9 +17,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tailsmith.classification.batches import RESAMPLING, Rows, epoch_rows
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.resampling import RESAMPLING, Rows, epoch_rows
-from tailsmith.classification.train_config import TrainConfig
+from tailsmith.classification.config import TrainConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tailsmith.classification.batches import class_balanced
 from tailsmith.classification.methods.contract import Method, Stage, Task
 from tailsmith.classification.methods.objectives import softmax
 from tailsmith.classification.methods.parts import fresh_head
 from tailsmith.classification.methods.second_stage import balanced_config, first_stage
 from tailsmith.classification.methods.streams import passes
-from tailsmith.classification.resampling import class_balanced
-from tailsmith.classification.train_config import check_above_zero, check_whole
+from tailsmith.settings import check_above_zero, check_whole
 
 
 @dataclass(frozen=True)

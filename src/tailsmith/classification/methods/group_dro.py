@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tailsmith.classification import processes
+from tailsmith.classification.batches import Rows
 from tailsmith.classification.methods.contract import Batch, Method, Stage, Task
 from tailsmith.classification.methods.parts import everything
 from tailsmith.classification.methods.streams import passes
-from tailsmith.classification.resampling import Rows
-from tailsmith.classification.train_config import check_above_zero
 from tailsmith.errors import UserError
+from tailsmith.settings import check_above_zero
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tailsmith.classification.batches import class_shares
+from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.losses import LOSSES, mixture, source_priors
 from tailsmith.classification.methods.contract import Batch, Objective, Task
-from tailsmith.classification.resampling import class_shares
-from tailsmith.classification.train_config import TrainConfig
 
 
 def softmax(task: Task, config: TrainConfig, loss: str) -> Objective:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from tailsmith.classification import processes
 from tailsmith.classification.backbones import last_layer
+from tailsmith.classification.batches import PooledPasses, Rows, class_shares
+from tailsmith.classification.config import StageTwoConfig, TrainConfig
 from tailsmith.classification.meta_sampler import MetaSampler, initial_scores, meta_gradient
 from tailsmith.classification.methods.contract import (
     Batch,
@@ -25,8 +27,6 @@ from tailsmith.classification.methods.contract import (
 from tailsmith.classification.methods.objectives import softmax
 from tailsmith.classification.methods.parts import everything, head_alone
 from tailsmith.classification.methods.streams import passes
-from tailsmith.classification.resampling import PooledPasses, Rows, class_shares
-from tailsmith.classification.train_config import StageTwoConfig, TrainConfig
 
 
 def first_stage(task: Task, loss: str) -> Stage:

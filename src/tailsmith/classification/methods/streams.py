@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from tailsmith.classification.batches import PooledPasses, Rows
+from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.methods.contract import Moment, OpenStream, generator
-from tailsmith.classification.resampling import PooledPasses, Rows
-from tailsmith.classification.train_config import TrainConfig
 
 
 def passes(pools: Sequence[Rows], config: TrainConfig) -> OpenStream:

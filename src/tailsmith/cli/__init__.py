@@ -1,0 +1,3 @@
+"""The command line."""
+
+from tailsmith.cli.main import main as main

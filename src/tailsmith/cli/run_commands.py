@@ -1,0 +1,140 @@
+"""One function per command that does a whole experiment: a run, its report, a reproduction, a grid."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tailsmith.cli.text import arms_text
+from tailsmith.errors import UserError
+from tailsmith.runs.config import RunConfig
+from tailsmith.studies.grid.config import GridConfig
+
+
+def demo(
+    *,
+    out: Path = Path("runs/demo"),  # the run directory
+    task: str = "fashion-lt",  # fashion-lt | fashion-groups
+    write_data: Path | None = None,  # only write the task's images as an ordinary folder here
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
+    command: str = "tailsmith demo",
+) -> None:
+    """Run the whole recipe on the embedded photographs: about five minutes on two cores, no download."""
+    from tailsmith.data.sources.embedded import TASKS, load_embedded
+
+    if task not in TASKS:
+        raise UserError(f"task should be one of {', '.join(TASKS)}, got {task!r}")
+    if write_data is not None:
+        from tailsmith.data.writers import write_image_folder
+        from tailsmith.runs.outputs import check_folder
+
+        check_folder(write_data)
+        dataset = load_embedded(task)
+        write_image_folder(dataset, write_data)
+        print(f"{task}: {len(dataset):,} images in {write_data}/SPLIT/CLASS/*.png")
+        print(f"{write_data}/metadata.csv has a row per image: path, label, attribute, split.")
+        print(f"Look at it with: tailsmith inspect {write_data}")
+        return
+    from tailsmith.experiment import demo_config
+
+    print(f"Embedded task {task}: train, plan, synthesize, retrain, evaluate. About five minutes on two cores.")
+    run(demo_config(task), out=out, device=device, command=command)
+
+
+def run(
+    config: RunConfig,
+    *,
+    out: Path,  # the run directory
+    recipe: str | None = None,  # a published benchmark and its settings; --data is then the root of its images
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
+    command: str = "tailsmith run",
+) -> None:
+    """The whole recipe: train, plan, synthesize, retrain, evaluate, report; again, it goes on."""
+    from tailsmith import devices, experiment
+    from tailsmith.data.sources.recipes import data_of
+    from tailsmith.runs.directory import RunDirectory
+    from tailsmith.runs.report import arm_tables
+
+    devices.use(device)
+    config = replace(config, data=data_of(recipe, config.data))
+    report_path = experiment.run(config, out, command)
+    directory = RunDirectory(out)
+    print(arms_text(arm_tables(directory, config)))
+    print(f"Report: {report_path}")
+
+
+def report(
+    directory: Path,  # a run directory
+    *,
+    data: str | None = None,  # its data, where they lie now: checks them and takes new pictures; not needed
+) -> None:
+    """Render the report of a run directory again, from what lies in it."""
+    from tailsmith.experiment import report_run
+    from tailsmith.runs.outputs import check_folder
+
+    check_folder(directory)
+    print(f"Report: {report_run(directory, data)}")
+
+
+def reproduce(
+    experiment: str,  # fashion-lt | fashion-groups | fashion-gradients | fashion-feedback | feedback-sweep
+    *,
+    out: Path,  # folder for the run directories
+    results: Path,  # JSON file for the numbers
+    seeds: tuple[int, ...] = (0, 1, 2),  # of data, classifiers and synthesis together
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
+    command: str = "tailsmith reproduce",
+) -> None:
+    """Repeat the embedded experiments over seeds; again, it goes on."""
+    from tailsmith import devices
+    from tailsmith.reproduction.driver import reproduce
+    from tailsmith.reproduction.fashion import EXPERIMENTS
+    from tailsmith.reproduction.sweep import sweep
+    from tailsmith.reproduction.tables import markdown_table
+    from tailsmith.runs.outputs import check_folder, check_json_file
+
+    if experiment not in (known := (*EXPERIMENTS, "feedback-sweep")):
+        raise UserError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
+    devices.use(device)
+    check_folder(out)
+    check_json_file(results, ("command", "rows"), "--results")
+    if experiment == "feedback-sweep":
+        for seed in seeds:
+            sweep(out, results, seed, command)
+    else:
+        reproduce(EXPERIMENTS[experiment], out, results, seeds, command)
+        print(markdown_table(results, EXPERIMENTS[experiment].columns))
+    print(f"Results: {results}")
+
+
+def grid(
+    data: str,  # an image folder, a CSV or Parquet file, fashion-lt or fashion-groups
+    config: GridConfig,
+    *,
+    out: Path,  # folder for the pictures, the page with sliders, and grid.json
+    classifier: Path | None = None,  # folder of the classifier that guides and judges; always needed
+    generator: str = "mini-unclip",  # a preset, a folder, or a hub id
+    batch_size: int = 64,  # images at a time
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
+    skip_corrupt: bool = False,  # leave unreadable images out, and list them
+    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
+    data_seed: int = 0,  # the same as for training
+    command: str = "tailsmith grid",
+) -> None:
+    """Draw what guidance, feedback, dropout and conditioning change, all else equal; again, it goes on."""
+    if classifier is None:
+        raise UserError(f"grid needs a classifier: run `tailsmith train {data} --out DIR`, then add --classifier DIR")
+    from tailsmith import devices
+    from tailsmith.classification.classifier import load_classifier, on_accelerator
+    from tailsmith.data.sources import named
+    from tailsmith.runs.outputs import check_folder, check_json_file
+    from tailsmith.studies.grid.draw import draw_grids
+
+    devices.use(device)
+    devices.chosen_dtype(config.synthesis.dtype)
+    check_folder(out, data)
+    check_json_file(out / "grid.json", ("axes", "cells"), "--out")
+    judge = on_accelerator(load_classifier(classifier))
+    dataset = named.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
+    drawn = draw_grids(dataset, judge, out, config, generator=generator, batch_size=batch_size, command=command)
+    print(*drawn.figures, drawn.cells, drawn.page, sep="\n")

@@ -1,0 +1,57 @@
+"""Sizes and durations of a generator that is fitted. Nothing heavy is imported: help texts read this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tailsmith.errors import UserError
+from tailsmith.settings import MOST_PIXELS, check_above_zero, check_not_negative, check_seed, check_whole
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How long and how fast one stage of fit-generator trains; `ema_decay` 0 keeps the last weights, not an average."""
+
+    steps: int
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_steps: int = 100
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_whole(self, ("steps", "batch_size"))
+        check_above_zero(self, ("learning_rate",))
+        check_not_negative(self, ("weight_decay", "warmup_steps"))
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay should be at least 0 and below 1, got {self.ema_decay}")
+
+
+@dataclass(frozen=True)
+class FitGeneratorConfig:
+    """Sizes and durations; the defaults are those of mini-unclip (32x32 images, 2 CPU cores, about 75 minutes)."""
+
+    image_size: int = 32
+    latent_channels: int = 8
+    autoencoder_channels: tuple[int, ...] = (16, 32, 64)  # each entry after the first halves the resolution
+    denoiser_channels: tuple[int, ...] = (64, 128)
+    clip_width: int = 128
+    clip_embedding: int = 64
+    clip: StageConfig = field(default_factory=lambda: StageConfig(1000, batch_size=128, learning_rate=1e-3))
+    autoencoder: StageConfig = field(
+        default_factory=lambda: StageConfig(4500, batch_size=32, learning_rate=2e-3, ema_decay=0.999)
+    )
+    denoiser: StageConfig = field(
+        default_factory=lambda: StageConfig(4000, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
+    )
+    caption_attribute_probability: float = 0.5  # how often a caption names the attribute
+    text_dropout: float = 0.1
+    embedding_dropout: float = 0.5  # share of images denoised without their image embedding
+    kl_weight: float = 1e-3
+    bf16: bool | None = None  # autocast; None = where the device has bf16 arithmetic
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if not 1 <= self.image_size <= MOST_PIXELS:
+            raise UserError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {self.image_size}")

@@ -1,0 +1,109 @@
+"""Stage 3: the unCLIP UNet. v-prediction, conditioned on text tokens and on a noised CLIP image embedding."""
+
+from collections.abc import Callable
+
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.embeddings import get_timestep_embedding
+from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
+
+from tailsmith.generation.fit.captions import CaptionedImages
+from tailsmith.generation.fit.stage import Draw, Losses
+
+
+def create_denoiser(
+    *, latent_size: int, latent_channels: int, channels: tuple[int, ...], text_width: int, embedding: int
+) -> UNet2DConditionModel:
+    """Attention everywhere but at the finest resolution, where it would cost more than it brings."""
+    attending = len(channels) - 1
+    return UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("DownBlock2D", *("CrossAttnDownBlock2D",) * attending),
+        up_block_types=(*("CrossAttnUpBlock2D",) * attending, "UpBlock2D"),
+        block_out_channels=channels,
+        layers_per_block=1,
+        cross_attention_dim=text_width,
+        attention_head_dim=4,  # diffusers' name for the number of heads
+        norm_num_groups=16,
+        class_embed_type="projection",
+        projection_class_embeddings_input_dim=2 * embedding,
+    )
+
+
+def create_schedulers() -> tuple[DDIMScheduler, DDPMScheduler]:
+    """Stable Diffusion's noise schedule with v-prediction, and the schedule that noises image embeddings."""
+    latents = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        timestep_spacing="leading",
+    )
+    return latents, DDPMScheduler(num_train_timesteps=1000, beta_schedule="squaredcos_cap_v2")
+
+
+def noised_embedding(
+    embedding: torch.Tensor,
+    levels: torch.Tensor,
+    noise: torch.Tensor,
+    normalizer: StableUnCLIPImageNormalizer,
+    scheduler: DDPMScheduler,
+) -> torch.Tensor:
+    """What StableUnCLIPImg2ImgPipeline.noise_image_embeddings makes, with a level per image: [B, D] -> [B,
+    2D].
+    """
+    noised = normalizer.unscale(scheduler.add_noise(normalizer.scale(embedding), noise, levels))
+    level = get_timestep_embedding(levels, embedding.shape[-1], flip_sin_to_cos=True, downscale_freq_shift=0)
+    return torch.cat([noised, level], dim=1)
+
+
+def denoiser_loss(
+    data: CaptionedImages,
+    latents: torch.Tensor,
+    embeddings: torch.Tensor,
+    text_states: torch.Tensor,
+    normalizer: StableUnCLIPImageNormalizer,
+    *,
+    text_dropout: float,
+    embedding_dropout: float,
+) -> Callable[[UNet2DConditionModel, Draw], Losses]:
+    """v-prediction, min-SNR-5 weighting; latents [n, C, h, w] scaled, text_states [captions, tokens, width].
+
+    The draws are the CPU's; what is computed is computed where `text_states` and the normaliser are.
+
+    A dropped image embedding is a zero vector, half the time passed through the noising (what
+    `image_embeds=0` gives at sampling) and half the time zeros altogether (the pipeline's classifier-free
+    negative).
+    """
+    (scheduler, embedding_scheduler), device = create_schedulers(), text_states.device
+    signal_to_noise = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    weights = signal_to_noise.clamp(max=5) / (signal_to_noise + 1)  # of the v-prediction error
+
+    def loss(model: UNet2DConditionModel, draw: Draw) -> Losses:
+        batch, random = len(draw.rows), torch.from_numpy(draw.numpy.random((3, len(draw.rows))))
+        numbers = data.draw_captions(draw.rows, draw.numpy, dropout=text_dropout)
+        clean = latents[draw.rows].to(device)
+        noise = torch.randn(clean.shape, generator=draw.torch).to(device)
+        timesteps = torch.randint(0, 1000, (batch,), generator=draw.torch).to(device)
+        condition = (embeddings[draw.rows] * (random[0] >= embedding_dropout)[:, None].float()).to(device)
+        levels = (1000 * random[1] ** 2 * (random[2] < 0.5)).long().to(device)  # half of the embeddings (almost) clean
+        condition_noise = torch.randn(condition.shape, generator=draw.torch).to(device)
+        class_labels = noised_embedding(condition, levels, condition_noise, normalizer, embedding_scheduler)
+        class_labels *= (random[0] >= embedding_dropout / 2)[:, None].float().to(device)
+        predicted = model(
+            scheduler.add_noise(clean, noise, timesteps),
+            timesteps,
+            encoder_hidden_states=text_states[numbers],
+            class_labels=class_labels,
+        ).sample
+        velocity = scheduler.get_velocity(clean, noise, timesteps)
+        error = (predicted.float() - velocity).square().mean(dim=(1, 2, 3))
+        return {"loss": (weights.to(device)[timesteps] * error).mean(), "v": error.mean()}
+
+    return loss

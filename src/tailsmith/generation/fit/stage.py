@@ -1,0 +1,154 @@
+"""One stage of training: a resumable loop over random mini-batches, with checkpoint, progress, loss log."""
+
+import copy
+import io
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from tailsmith.files import write_atomically
+from tailsmith.generation.fit.config import StageConfig
+from tailsmith.randomness import noise_generator
+
+Losses = dict[str, torch.Tensor]  # the entry "loss" is minimised, all are logged
+Model = TypeVar("Model", bound=torch.nn.Module)
+LOG_EVERY = 50
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The randomness of one step: made from (seed, step) alone, so that a resumed run draws what it would
+    have.
+    """
+
+    rows: NDArray[np.int64]  # [B]
+    numpy: np.random.Generator
+    torch: torch.Generator
+
+
+def draw_step(n: int, batch_size: int, seed: int, step: int) -> Draw:
+    rng = np.random.default_rng([seed, step])
+    rows = rng.integers(0, n, size=batch_size)
+    return Draw(rows, rng, noise_generator(int(rng.integers(2**62))))
+
+
+def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
+    """Linear warm-up, then cosine to 1 %."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """What the stages of one fit share."""
+
+    folder: Path  # of checkpoints and losses
+    n: int  # images
+    device: torch.device = CPU
+    bf16: bool = False
+
+
+def run_stage(
+    fitting: Fitting,
+    name: str,
+    model: Model,
+    loss_function: Callable[[Model, Draw], Losses],
+    config: StageConfig,
+    *,
+    seed: int,
+    checkpoint_seconds: float = 120.0,
+) -> Model:
+    """Train `model` and return it (its moving average if so configured), on the fit's device, in eval mode, frozen.
+
+    Continues from `folder/<name>.pt` where one exists; mean losses go to `folder/<name>.jsonl`, a line per 50
+    steps.
+    """
+    folder, device = fitting.folder, fitting.device
+    checkpoint, log = folder / f"{name}.pt", _LossLog(folder / f"{name}.jsonl")
+    model = model.to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+    )
+    average = copy.deepcopy(model) if config.ema_decay else model
+    stateful = {"model": model, "average": average, "optimizer": optimizer}
+    start = _resume(checkpoint, stateful)
+    model.train()
+    saved = time.monotonic()
+    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=f"fit-generator: {name}")
+    for step in bar:
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps, config.warmup_steps)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fitting.bf16):
+            losses = loss_function(model, draw_step(fitting.n, config.batch_size, seed, step))
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if config.ema_decay:
+            _follow(average, model, min(config.ema_decay, (step + 1) / (step + 10)))
+        log.add(losses)
+        last = step + 1 == config.steps
+        if last or (step + 1) % LOG_EVERY == 0:
+            bar.set_postfix({key: f"{value:.3f}" for key, value in log.write(step + 1).items()})
+        if last or time.monotonic() - saved > checkpoint_seconds:
+            _save(checkpoint, stateful, step + 1)
+            saved = time.monotonic()
+    return average.eval().requires_grad_(False)
+
+
+class _LossLog:
+    """Means of the losses since the last line, as JSON lines."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.steps = path, 0
+        self.sums: dict[str, float] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, losses: Losses) -> None:
+        self.steps += 1
+        for key, value in losses.items():
+            self.sums[key] = self.sums.get(key, 0.0) + float(value.detach())
+
+    def write(self, step: int) -> dict[str, float]:
+        means = {key: total / self.steps for key, total in self.sums.items()}
+        with self.path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in means.items()}}) + "\n")
+        self.steps, self.sums = 0, {}
+        return means
+
+
+def _resume(checkpoint: Path, stateful: dict[str, Any]) -> int:
+    """Put everything back where the checkpoint left it -> steps already done."""
+    if not checkpoint.exists():
+        return 0
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    for name, holder in stateful.items():
+        holder.load_state_dict(state[name])
+    return int(state["step"])
+
+
+def _save(checkpoint: Path, stateful: dict[str, Any], step: int) -> None:
+    state = {"step": step, **{name: holder.state_dict() for name, holder in stateful.items()}}
+    buffer = io.BytesIO()  # on a full disk Python's own write says so, torch.save speaks of streams
+    torch.save(state, buffer)
+    write_atomically(checkpoint, lambda path: _write_bytes(path, buffer))
+
+
+def _write_bytes(path: Path, buffer: io.BytesIO) -> None:
+    path.write_bytes(buffer.getbuffer())
+
+
+@torch.no_grad()
+def _follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)

@@ -1,0 +1,59 @@
+"""What of a run would only fail hours later, asked before its first step."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tailsmith.classification.methods import method_of
+from tailsmith.classification.methods.contract import Task
+from tailsmith.classification.training import check_train_config, untrained_classifier
+from tailsmith.data.dataset import Dataset
+from tailsmith.data.transforms import augmentation as named_augmentation
+from tailsmith.errors import UserError
+from tailsmith.generation.generator import generator_hash
+from tailsmith.runs.config import RunConfig, arms_of, sets_of, train_config
+from tailsmith.runs.studied import study_settings
+from tailsmith.synthesis.planning import checked_settings, missing
+
+
+def check_run(config: RunConfig, dataset: Dataset) -> None:
+    """ValueError for data and settings that can't go together, of any stage."""
+    for training in (config.real, config.mixed):
+        check_train_config(training)
+        untrained_classifier(training, dataset.class_names)  # pretrained weights are there, and fit
+    if config.search is not None and not len(dataset.split("val")):
+        raise UserError(f"dataset {dataset.name!r} has no validation images, and search selects on them alone")
+    named_augmentation(config.augmentation)
+    generator_hash(config.generator)
+    for settings in sets_of(config).values():
+        checked_settings(dataset, settings, config.generator)
+        missing(dataset, config.target, config.per)
+    _check_methods(config, dataset)
+    for settings in study_settings(config).values():
+        checked_settings(dataset, settings, config.generator)
+    if not len(dataset.split("test")):
+        raise UserError(f"dataset {dataset.name!r} has no test images; a run reports on real test images")
+
+
+def _check_methods(config: RunConfig, dataset: Dataset) -> None:
+    """ValueError where an arm's method can't be trained on such rows."""
+    real = dataset.split("train")
+    for arm in arms_of(config):
+        training = train_config(config, arm)
+        check_train_config(training)
+        labels, groups = real.labels, real.groups
+        if arm.set is not None:
+            added, added_groups = _planned(config, dataset)
+            labels, groups = np.concatenate([labels, added]), np.concatenate([groups, added_groups])
+        is_synthetic = np.arange(len(labels)) >= len(real)
+        method_of(training.method).stages(Task(training, labels, groups, is_synthetic, dataset.class_names))
+
+
+def _planned(config: RunConfig, dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Label and group of each image that a set will have, [n] each; group -1 where the plan is per class."""
+    lacking = missing(dataset, config.target, config.per)
+    which = np.repeat(np.arange(lacking.size), lacking.ravel())
+    if lacking.ndim == 1:
+        return which, np.full(len(which), -1)
+    return which // lacking.shape[1], which

@@ -1,0 +1,91 @@
+"""Classifiers trained and tested on a dataset."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.config import TrainConfig
+from tailsmith.classification.training import train_classifier
+from tailsmith.data.counts import class_counts, group_counts
+from tailsmith.data.dataset import Dataset
+from tailsmith.data.images import Images
+from tailsmith.data.transforms import Augmentation
+from tailsmith.data.transforms import augmentation as named_augmentation
+from tailsmith.data.views import PerImage
+from tailsmith.errors import UserError
+from tailsmith.metrics.accuracy import accuracy_table
+from tailsmith.runs.progress import followed, identity
+from tailsmith.synthesis.prediction import check_classes, predict
+
+
+def train(
+    dataset: Dataset,
+    synthetic: Dataset | None = None,
+    config: TrainConfig | None = None,
+    *,
+    augmentation: str = "crop-flip-colour",
+    description: str = "train",
+    checkpoint: Path | None = None,
+) -> Classifier:
+    """Train on the training split, and `synthetic` images if given; selected on the validation split only.
+
+    The classifier carries `history`: a dict per evaluated step. With a `checkpoint` file the same call after an
+    interruption goes on; once the classifier is kept, `classification.checkpoint.discard` removes that file.
+    """
+    config = config or TrainConfig()
+    rows = dataset.split("train")
+    if synthetic is not None:
+        rows = Dataset.concatenate([rows, synthetic])
+    size = config.image_size or _default_size(config)
+    validation = dataset.split("val")
+    made_by = named_augmentation(augmentation)
+    each = made_by if isinstance(made_by, PerImage) else None
+    with closing(Images(rows, size, each, workers=config.workers)) as images:
+        training = train_classifier(
+            config,
+            images,
+            rows.labels,
+            (rows.table["source"] == "synthetic").to_numpy(),
+            dataset.class_names,
+            validation=(Images(validation, size), validation.labels) if len(validation) else None,
+            augment=made_by if isinstance(made_by, Augmentation) else None,
+            groups=rows.groups,
+        )
+        records = iter(training)
+        if checkpoint is not None:
+            records = training.resumable(checkpoint, identity(rows, validation, size, augmentation))
+        return followed(records, description)
+
+
+def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> dict[str, Any]:
+    """Accuracy on real images of a split: overall, per class, shot and group, worst group, each with n and interval.
+
+    Shots and group shots are by the dataset's own training counts.
+    """
+    rows = dataset.split(split)
+    if not len(rows):
+        raise UserError(f"dataset {dataset.name!r} has no {split} images to evaluate on")
+    check_classes(classifier, dataset, "evaluate on the data it was trained for")
+    return accuracy_table(
+        predict(classifier, rows).logits.argmax(1).numpy(),
+        rows.labels,
+        class_names=dataset.class_names,
+        train_counts=class_counts(dataset),
+        attributes=rows.attributes if dataset.attribute_names else None,
+        attribute_names=dataset.attribute_names,
+        train_group_counts=group_counts(dataset) if dataset.attribute_names else None,
+        image_ids=rows.table["image_id"].tolist(),
+        bootstrap=bootstrap,
+    )
+
+
+def _default_size(config: TrainConfig) -> int:
+    from tailsmith.classification.backbones import create_backbone
+
+    with torch.random.fork_rng(devices=[]):
+        return create_backbone(config.backbone, 2, False, None).image_size

@@ -1,0 +1,93 @@
+"""A plan fulfilled: its shards rendered, by this process or by several, and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from tailsmith.classification.classifier import WRAPPED, Classifier
+from tailsmith.data.checks import class_difference
+from tailsmith.data.dataset import Dataset
+from tailsmith.errors import UserError
+from tailsmith.synthesis.engines import local
+from tailsmith.synthesis.hardness import FILE, planned_gaussians
+from tailsmith.synthesis.plan import Plan, check_shards
+from tailsmith.synthesis.rendering import render, worker_of, written_job
+from tailsmith.synthesis.shard_checks import unsound
+from tailsmith.synthesis.shards import check_folder, keep_plan
+from tailsmith.synthesis.worker import read_shards, synthetic_dataset
+
+
+def synthesize(
+    plan: Plan,
+    dataset: Dataset,
+    out: str | Path,
+    *,
+    classifier: Any = None,
+    pipe: Any = None,
+    batch_size: int = 64,
+    shards: list[int] | None = None,
+    workers: int = 1,
+) -> Dataset:
+    """Fulfil a plan into `out/shard-*.parquet` and return the synthetic images; the same call resumes.
+
+    `dataset` holds the conditioning images, `classifier` guides where the plan has feedback, `pipe` replaces the plan's
+    generator (shards then say that its weights are unknown), `shards` limits this call, and what it returns, to some
+    shards. More than one of `workers` are processes of their own, one per accelerator or sharing the CPU's cores, with
+    the plan's own generator. A shard that isn't what was written is set aside and rendered again; one that another
+    process renders is waited for. Raises ValueError for a plan that means nothing, where the classifier, the generator,
+    the decoder or a conditioning image is not the planned one, and where `out` holds another plan's shards.
+    """
+    out = Path(out)
+    plan.check()
+    _check_match(plan, dataset, classifier)
+    _check_workers(workers, classifier, pipe)
+    plan = check_folder(out, plan)
+    mine = plan.shards if shards is None else shards
+    check_shards(mine, plan.shards)
+    if unfinished := unsound(out, plan, mine):
+        total, missing = (sum(map(plan.shard_size, each)) for each in (mine, unfinished))
+        gaussians = planned_gaussians(plan, dataset, classifier, out / FILE)
+        with tqdm(total=total, initial=total - missing, desc=f"synthesize {out.name}", unit="image") as bar:
+            if workers == 1:
+                worker = worker_of(plan, dataset, classifier, pipe, gaussians, batch_size)
+                render(worker, plan, out, unfinished, bar.update, others=bar.update)
+            else:
+                with written_job(plan, dataset, out, unfinished, classifier, gaussians, batch_size) as job:
+                    local.run_job(job, workers, bar.update)
+    else:
+        keep_plan(out, plan)
+    return synthetic_dataset(read_shards(out, plan, mine), dataset)
+
+
+def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
+    expected = tuple(plan.meta["class_names"])
+    for what, names in (
+        ("dataset", dataset.class_names),
+        ("classifier", getattr(classifier, "class_names", expected)),
+    ):
+        if tuple(names) != expected:
+            raise UserError(
+                f"the plan's classes are not the {what}'s: the {what} {class_difference(tuple(names), expected)}; "
+                "make a new plan"
+            )
+    if classifier is None and plan.has_feedback:
+        raise UserError("the plan has feedback; give the classifier that guides, or plan with feedback.scale=0")
+    planned = plan.meta.get("classifier_sha256")
+    if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:
+        raise UserError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
+
+
+def _check_workers(workers: int, classifier: Any, pipe: Any) -> None:
+    if workers < 1:
+        raise UserError(f"workers should be at least 1, got {workers}")
+    if workers > 1 and pipe is not None:
+        raise UserError(f"{workers} workers load the plan's generator themselves; leave `pipe` out, or workers=1")
+    loadable = classifier is None or (isinstance(classifier, Classifier) and classifier.backbone_name != WRAPPED)
+    if workers > 1 and not loadable:
+        raise UserError(
+            f"{workers} workers load the classifier from a folder, which can't be done with a module of your own; use "
+            "workers=1, or one that tailsmith trained"
+        )
