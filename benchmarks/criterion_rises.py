@@ -20,9 +20,9 @@ from tailsmith.guidance.class_gaussians import fit_class_gaussians
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.guidance.criteria import criterion_of
 from tailsmith.synthesis.config import SynthesisConfig
-from tailsmith.synthesis.plan import make_plan
 from tailsmith.synthesis.plan_checks import settled
 from tailsmith.synthesis.prediction import predict
+from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import Worker
 
 SCALES = (0.0, 0.01, 0.02, 0.04)

@@ -43,8 +43,8 @@ from tailsmith.generation.generator import EMBEDDED
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.fitting import fit_generator
-from tailsmith.synthesis.plan import make_plan
 from tailsmith.synthesis.plan_checks import settled
+from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import Worker
 
 OMEGA = 0.03

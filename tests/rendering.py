@@ -9,7 +9,7 @@ from PIL import Image
 from tailsmith.data.packed import read_packed
 from tailsmith.settings import from_dict
 from tailsmith.synthesis.config import SynthesisConfig
-from tailsmith.synthesis.plan import make_plan
+from tailsmith.synthesis.requests import make_plan
 from tiny import tiny_dataset
 
 DATASET = tiny_dataset()

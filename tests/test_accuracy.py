@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, recall_score
 
 from tailsmith.files import to_json
-from tailsmith.metrics.accuracy import accuracy_table, summarise
+from tailsmith.metrics.accuracy import Attributes, accuracy_table, summarise
 from tailsmith.strata import group_shots, shots
 
 CLASSES, CONTEXTS = ("sandal", "coat", "bag", "shirt"), ("rock", "water")
@@ -23,10 +23,10 @@ def example(n: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.nda
     return np.where(right, labels, rng.integers(0, 4, n)), labels, attributes
 
 
-def table_of(predictions, labels, attributes=None, **options):
+def table_of(predictions, labels, attributes=None, train_group_counts=None, **options):
     settings = {"class_names": CLASSES, "train_counts": [500, 100, 20, 5], "bootstrap": 50} | options
-    names = CONTEXTS if attributes is not None else ()
-    return accuracy_table(predictions, labels, attributes=attributes, attribute_names=names, **settings)
+    groups = None if attributes is None else Attributes(attributes, CONTEXTS, train_group_counts)
+    return accuracy_table(predictions, labels, attributes=groups, **settings)
 
 
 def test_overall_and_classes_equal_sklearn():

@@ -14,8 +14,8 @@ from tailsmith.files import read_json
 from tailsmith.generation.generator import generator_folder, load_generator, preset
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.synthesis.config import SynthesisConfig
-from tailsmith.synthesis.plan import make_plan
 from tailsmith.synthesis.prediction import predict
+from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import Worker
 
 FOLDER = Path(str(generator_folder("mini-unclip")))

@@ -220,7 +220,7 @@ def test_names_that_a_terminal_can_not_show_stop_nothing_and_json_stays_json(dat
         encoding="utf-8",
     )
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    command = [sys.executable, "-m", "tailsmith.cli.main", "inspect", str(tmp_path / "pets.csv"), "--json"]
+    command = [sys.executable, "-m", "tailsmith", "inspect", str(tmp_path / "pets.csv"), "--json"]
     done = subprocess.run(command, capture_output=True, env=environment, check=True)
     assert list(json.loads(done.stdout.decode("utf-8"))["classes"]) == ["chât", "dog"]
 
@@ -511,7 +511,7 @@ def test_a_reader_that_leaves_is_no_error(data: Path) -> None:
     """As in `tailsmith inspect DATA | head -1`: the pipe is closed before anything is printed."""
     reading, writing = os.pipe()
     os.close(reading)
-    argv = [sys.executable, "-m", "tailsmith.cli.main", "--help"]
+    argv = [sys.executable, "-m", "tailsmith", "--help"]
     done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")

@@ -101,7 +101,7 @@ def test_the_same_call_again_trains_and_renders_nothing(world, finished, tmp_pat
     shutil.copytree(finished, tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     before |= {path: path.stat().st_mtime_ns for path in tmp_path.rglob("shard-*.parquet")}
-    monkeypatch.setattr("tailsmith.STAGES.train_classifier", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("tailsmith.runs.training.train_classifier", lambda *_, **__: pytest.fail("trained again"))
     run(small(world), tmp_path / "run")
     assert before and all(path.stat().st_mtime_ns == then for path, then in before.items())
     assert report_run(tmp_path / "run").is_file()

@@ -28,7 +28,7 @@ from tailsmith.studies.grid.drawing import ASKED, OTHER, PICTURE, VALUE, Cell, P
 from tailsmith.studies.grid.page import render_grid_page
 from tailsmith.studies.grid.plan import grid_axes, plan_grid
 from tailsmith.synthesis.config import SynthesisConfig
-from tailsmith.synthesis.plan import make_plan
+from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path
 from tiny import CLASSES, TinyClassifier, tiny_dataset
 
@@ -285,7 +285,7 @@ def test_other_refusals(classifier: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="per should be 'class' or 'group', got 'style'"):
         GridConfig(per="style")
     with pytest.raises(ValueError, match="batch_size should be at least 1, got 0"):
-        draw_grids(DATASET, classifier, tmp_path, CONFIG, batch_size=0)
+        replace(CONFIG, batch_size=0)
     plain = replace(DATASET, table=DATASET.table.assign(attribute=-1), attribute_names=())
     with pytest.raises(ValueError, match="needs attributes, and this dataset has none; use per='class'"):
         draw_grids(plain, classifier, tmp_path, GridConfig(per="group"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from tailsmith.metrics.accuracy import accuracy_table
+from tailsmith.metrics.accuracy import Attributes, accuracy_table
 from tailsmith.metrics.intervals import (
     Z,
     mean_difference_interval,
@@ -190,9 +190,7 @@ def paired_tables(**options: object) -> tuple[dict, dict, np.ndarray, np.ndarray
             labels,
             class_names=("a", "b", "c"),
             train_counts=[500, 10, 5],
-            attributes=contexts,
-            attribute_names=("rock", "water"),
-            train_group_counts=[400, 100, 5, 5, 5, 0],
+            attributes=Attributes(contexts, ("rock", "water"), [400, 100, 5, 5, 5, 0]),
             **options,
         )
         for each in right

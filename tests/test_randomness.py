@@ -9,7 +9,7 @@ from tailsmith.generation.conditioning import drop_entries
 from tailsmith.randomness import noise_generator
 from tailsmith.runs.recipe import read_recipe
 from tailsmith.synthesis.config import SynthesisConfig
-from tailsmith.synthesis.plan import make_plan
+from tailsmith.synthesis.requests import make_plan
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**32, 2**63 - 1, 5308472710703660647])

@@ -12,7 +12,6 @@ import yaml
 
 import tailsmith
 from benchmark_trees import CONTEXTS, IMAGENET, PLACES, write_lists, write_nico
-from tailsmith import sample_study
 from tailsmith.cli.main import main
 from tailsmith.data.sources.benchmarks import published
 from tailsmith.data.sources.recipes import data_of, known_recipes, split_data
@@ -22,6 +21,7 @@ from tailsmith.generation.generator import generator_hash, no_loading_bars
 from tailsmith.runs.config import RunConfig
 from tailsmith.runs.recipe import defaults, read_recipe
 from tailsmith.settings import from_dict, to_dict
+from tailsmith.studies import samples
 from tailsmith.synthesis.plan import Plan
 
 Capture = pytest.CaptureFixture[str]
@@ -206,7 +206,7 @@ def mini_recipe(name: str, folder: Path) -> list[str]:
 
     All else is the recipe's own. Returns --recipe and --data.
     """
-    recipe = yaml.safe_load((Path(sample_study.__file__).parent / "recipes" / f"{name}.yaml").read_text())
+    recipe = yaml.safe_load((Path(tailsmith.__file__).parent / "recipes" / f"{name}.yaml").read_text())
     if name == "nico++":
         recipe["benchmark"] |= {"classes": 2, "contexts": list(CONTEXTS)}
         recipe["search"] |= {"trials": 2, "seeds": 2, "batch_size": [4, 8]}
@@ -240,7 +240,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_recipe_runs_from_images_to_report(
     name: str, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    monkeypatch.setattr(sample_study, "PER_CLASS", 1)
+    monkeypatch.setattr(samples, "PER_CLASS", 1)
     out = tmp_path / "run"
     mini = mini_recipe(name, tmp_path)
     options = ["--target", "5", "--arms", "erm,feedback_entropy", "--study-scales", "0,0.03"]

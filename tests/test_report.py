@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from tailsmith.metrics.accuracy import accuracy_table
+from tailsmith.metrics.accuracy import Attributes, accuracy_table
 from tailsmith.metrics.intervals import tango
 from tailsmith.report.content import ReportData
 from tailsmith.report.document import render_report, write_report
@@ -328,8 +328,7 @@ def measured(few_right: str, attributes: bool = False) -> dict:
         labels,
         class_names=tuple(COUNTS),
         train_counts=list(COUNTS.values()),
-        attributes=np.tile([0, 1], 3) if attributes else None,
-        attribute_names=("rock", "water") if attributes else (),
+        attributes=Attributes(np.tile([0, 1], 3), ("rock", "water")) if attributes else None,
         image_ids=[f"image {row}" for row in range(6)],
     )
 

@@ -8,7 +8,8 @@ import pytest
 from tailsmith.data.dataset import Dataset
 from tailsmith.settings import from_dict
 from tailsmith.synthesis.config import SynthesisConfig
-from tailsmith.synthesis.plan import Plan, make_plan
+from tailsmith.synthesis.plan import Plan
+from tailsmith.synthesis.requests import make_plan
 from tiny import CLASSES, CONTEXTS, tiny_dataset
 
 DATASET = tiny_dataset()  # training images: sandal 5 rock, boot 3 rock + 2 water, bag 1 + 1

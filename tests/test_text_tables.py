@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tailsmith.cli.text import accuracy_text, arms_text
-from tailsmith.metrics.accuracy import accuracy_table, summarise
+from tailsmith.metrics.accuracy import Attributes, accuracy_table, summarise
 
 NAMES = ("oak", "ash", "birch", "cedar")
 
@@ -47,7 +47,7 @@ def test_the_average_over_images_stands_beside_overall_where_they_differ() -> No
 
 
 def test_the_bias_of_the_worst_group_is_said_in_words() -> None:
-    groups = {"attributes": [0, 1, 0, 1, 0, 1, 0, 1, 0], "attribute_names": ("rock", "water")}
+    groups = {"attributes": Attributes([0, 1, 0, 1, 0, 1, 0, 1, 0], ("rock", "water"))}
     found = table("111011111", **groups)
     words = accuracy_text(found, "test").split("\n\n")[-1]
     assert words.startswith("The lowest of 6 groups' accuracies is biased downwards, as groups have few test images")

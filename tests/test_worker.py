@@ -175,7 +175,8 @@ def test_what_a_killed_writer_leaves_is_not_read_as_a_shard(tmp_path):
 KILLED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from test_worker import DATASET, TinyClassifier, stages, tiny_plan
+import tailsmith
+from test_worker import DATASET, TinyClassifier, tiny_plan
 from tiny import tiny_pipeline
 plan, classifier = tiny_plan((8, 8, 8)), TinyClassifier().eval()
 tailsmith.synthesize(plan, DATASET, sys.argv[2], classifier=classifier, pipe=tiny_pipeline(), batch_size=2)

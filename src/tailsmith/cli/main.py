@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 from jsonargparse import ArgumentParser
 
-from tailsmith import __version__, commands, run_commands
+from tailsmith import __version__
+from tailsmith.cli import commands, run_commands
 from tailsmith.cli.parsing import INVOCATION, parsed, parser_of
 from tailsmith.cli.user_errors import explained
 from tailsmith.errors import UserError

@@ -1,7 +1,8 @@
 """From a function's signature to a parser, and from the command line to the function's arguments.
 
 A command's options are its function's parameters: those before `*` are positional, a dataclass opens into dotted
-options, `config` opens into options without a prefix, and the comment beside a parameter or field is its help.
+options, `config` and what is of options.py open into options without a prefix, and the comment beside a parameter or
+field is its help.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, set_loader
 
+from tailsmith.cli.options import Options
 from tailsmith.cli.user_errors import parse_error
 from tailsmith.errors import UserError
 from tailsmith.settings import from_dict
@@ -55,6 +57,9 @@ def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
     for each in optional:
         if each.name == SPREAD:
             parser.add_class_arguments(hints[SPREAD], None)
+        elif _is_spread(hints[each.name]):
+            for name, hint in get_type_hints(hints[each.name]).items():
+                parser.add_argument(f"--{name}", type=hint, default=getattr(each.default, name))
         elif _has_default(each):
             parser.add_argument(f"--{each.name}", type=hints[each.name], default=each.default)
         else:
@@ -89,13 +94,18 @@ def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter],
     return positional, [each for each in given if each not in positional]
 
 
+def _is_spread(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Options)
+
+
 def _has_default(parameter: inspect.Parameter) -> bool:
     return parameter.default is not inspect.Parameter.empty
 
 
 def _describe(parser: ArgumentParser, function: Callable[..., None]) -> None:
     """Comments of the source as help; sections named by the prefix of their options."""
-    comments = {key.removeprefix(f"{SPREAD}."): text for key, text in _comments(function).items()}
+    spread = [SPREAD, *(name for name, hint in get_type_hints(function).items() if _is_spread(hint))]
+    comments = {re.sub(rf"^(?:{'|'.join(spread)})\.", "", key): text for key, text in _comments(function).items()}
     comments["config"] = "YAML file with any of these options; options after it win"
     for action in parser._actions:
         if action.dest in comments:
@@ -135,9 +145,9 @@ def parsed(name: str, function: Callable[..., None], argv: list[str]) -> dict[st
     arguments: dict[str, Any] = {}
     for parameter in [each for kind in _parameters(function) for each in kind]:
         hint = hints[parameter.name]
-        if parameter.name == SPREAD:
+        if parameter.name == SPREAD or _is_spread(hint):
             own = {each.name: _expanded(given[each.name]) for each in fields(hint)}
-            arguments[SPREAD] = from_dict(hint, own)
+            arguments[parameter.name] = from_dict(hint, own)
         elif is_dataclass(hint):
             arguments[parameter.name] = from_dict(hint, given[parameter.name], parameter.name)  # type: ignore[arg-type]
         else:

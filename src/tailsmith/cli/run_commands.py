@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tailsmith.cli.options import Reading
 from tailsmith.cli.text import arms_text
 from tailsmith.errors import UserError
 from tailsmith.runs.config import RunConfig
 from tailsmith.studies.grid.config import GridConfig
+
+_READING = Reading()
 
 
 def demo(
@@ -114,11 +117,8 @@ def grid(
     out: Path,  # folder for the pictures, the page with sliders, and grid.json
     classifier: Path | None = None,  # folder of the classifier that guides and judges; always needed
     generator: str = "mini-unclip",  # a preset, a folder, or a hub id
-    batch_size: int = 64,  # images at a time
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
-    skip_corrupt: bool = False,  # leave unreadable images out, and list them
-    max_megapixels: float | None = None,  # images above it count as unreadable; None = 178.9
-    data_seed: int = 0,  # the same as for training
+    reading: Reading = _READING,
     command: str = "tailsmith grid",
 ) -> None:
     """Draw what guidance, feedback, dropout and conditioning change, all else equal; again, it goes on."""
@@ -126,7 +126,6 @@ def grid(
         raise UserError(f"grid needs a classifier: run `tailsmith train {data} --out DIR`, then add --classifier DIR")
     from tailsmith import devices
     from tailsmith.classification.classifier import load_classifier, on_accelerator
-    from tailsmith.data.sources import named
     from tailsmith.runs.outputs import check_folder, check_json_file
     from tailsmith.studies.grid.draw import draw_grids
 
@@ -135,6 +134,6 @@ def grid(
     check_folder(out, data)
     check_json_file(out / "grid.json", ("axes", "cells"), "--out")
     judge = on_accelerator(load_classifier(classifier))
-    dataset = named.load(data, skip_corrupt=skip_corrupt, seed=data_seed, max_megapixels=max_megapixels)
-    drawn = draw_grids(dataset, judge, out, config, generator=generator, batch_size=batch_size, command=command)
+    dataset = reading.load(data)
+    drawn = draw_grids(dataset, judge, out, config, generator=generator, command=command)
     print(*drawn.figures, drawn.cells, drawn.page, sep="\n")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,15 +24,22 @@ Cell = dict[str, Any]  # accuracy 0..100 or NaN, n images, low and high of the 9
 NEWER = {"images", "average"}  # what tables of earlier versions lack
 
 
+@dataclass(frozen=True)
+class Attributes:
+    """Which context each test image is in, and how often training had each class in each context."""
+
+    values: npt.ArrayLike  # [n], -1 = none
+    names: Sequence[str]
+    train_group_counts: npt.ArrayLike | None = None  # [C * A] or [C, A], group = label * A + attribute
+
+
 def accuracy_table(
     predictions: npt.ArrayLike,  # [n] class indices
     labels: npt.ArrayLike,  # [n]
     *,
     class_names: Sequence[str],
     train_counts: npt.ArrayLike,  # [C] training images per class; decides the shots
-    attributes: npt.ArrayLike | None = None,  # [n], -1 = none
-    attribute_names: Sequence[str] = (),
-    train_group_counts: npt.ArrayLike | None = None,  # [C * A] or [C, A], group = label * A + attribute
+    attributes: Attributes | None = None,
     image_ids: Sequence[str] | None = None,  # [n], so that other tables can be told to be of the same images
     bootstrap: int = 1000,  # replicates for the worst group's interval; 0 = none (NaN)
     seed: int = 0,
@@ -44,7 +52,7 @@ def accuracy_table(
     far the lowest accuracy found is expected to lie from it, in points.
     """
     predicted, truth = _checked_predictions(predictions, labels, len(class_names))
-    attribute, names = _checked_attributes(attributes, attribute_names, len(truth))
+    attribute, names = _checked_attributes(attributes, len(truth))
     hits, counts = _strata(predicted, truth, attribute, len(class_names), len(names))  # [C, A + 1]
     right, n = hits.sum(1), counts.sum(1)
     shot = shots(_checked_counts("train_counts", train_counts, len(class_names)))
@@ -58,8 +66,9 @@ def accuracy_table(
     group_names = [f"{label} in {name}" for label in class_names for name in names]
     table["groups"] = {name: _cell(in_group[[g]], group_n[[g]]) for g, name in enumerate(group_names)}
     table["worst_group"] = _worst_group(in_group, group_n, group_names, bootstrap, seed)
-    if train_group_counts is not None and names:
-        group_shot = group_shots(_checked_counts("train_group_counts", train_group_counts, len(group_names)))
+    if attributes is not None and attributes.train_group_counts is not None:
+        group_counts = _checked_counts("train_group_counts", attributes.train_group_counts, len(group_names))
+        group_shot = group_shots(group_counts)
         for name, each in zip(group_names, group_shot, strict=True):
             table["groups"][name]["shot"] = str(each)
         table["group_shots"] = {
@@ -177,10 +186,10 @@ def _checked_predictions(predictions: npt.ArrayLike, labels: npt.ArrayLike, num_
     return predicted.astype(np.int64), truth.astype(np.int64)
 
 
-def _checked_attributes(attributes: npt.ArrayLike | None, names: Sequence[str], n: int) -> tuple[Array, Sequence[str]]:
+def _checked_attributes(attributes: Attributes | None, n: int) -> tuple[Array, Sequence[str]]:
     if attributes is None:
         return np.full(n, -1), ()
-    values = np.asarray(attributes)
+    values, names = np.asarray(attributes.values), attributes.names
     if values.shape != (n,) or not np.issubdtype(values.dtype, np.integer):
         raise UserError(f"attributes should be integers [{n}], one per label, got {values.dtype} {list(values.shape)}")
     if n and (values.min() < -1 or values.max() >= len(names)):

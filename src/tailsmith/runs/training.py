@@ -18,7 +18,7 @@ from tailsmith.data.transforms import Augmentation
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.data.views import PerImage
 from tailsmith.errors import UserError
-from tailsmith.metrics.accuracy import accuracy_table
+from tailsmith.metrics.accuracy import Attributes, accuracy_table
 from tailsmith.runs.progress import followed, identity
 from tailsmith.synthesis.prediction import check_classes, predict
 
@@ -71,14 +71,13 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
     if not len(rows):
         raise UserError(f"dataset {dataset.name!r} has no {split} images to evaluate on")
     check_classes(classifier, dataset, "evaluate on the data it was trained for")
+    attributes = Attributes(rows.attributes, dataset.attribute_names, group_counts(dataset))
     return accuracy_table(
         predict(classifier, rows).logits.argmax(1).numpy(),
         rows.labels,
         class_names=dataset.class_names,
         train_counts=class_counts(dataset),
-        attributes=rows.attributes if dataset.attribute_names else None,
-        attribute_names=dataset.attribute_names,
-        train_group_counts=group_counts(dataset) if dataset.attribute_names else None,
+        attributes=attributes if dataset.attribute_names else None,
         image_ids=rows.table["image_id"].tolist(),
         bootstrap=bootstrap,
     )

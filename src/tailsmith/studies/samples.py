@@ -28,10 +28,10 @@ from tailsmith.runs.studied import studied_criteria, study_folder, study_setting
 from tailsmith.synthesis import hardness
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.fulfilment import synthesize
-from tailsmith.synthesis.plan import make_plan
 from tailsmith.synthesis.plan_checks import settled
 from tailsmith.synthesis.prediction import Prediction, predict
 from tailsmith.synthesis.provenance import planned_by
+from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
 PER_CLASS = 16  # images of each, per setting

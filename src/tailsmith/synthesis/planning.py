@@ -18,10 +18,11 @@ from tailsmith.generation.generator import EMBEDDED, find_decoder, generator_fam
 from tailsmith.synthesis.allocation import Target, missing_counts
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.cost import image_size
-from tailsmith.synthesis.plan import Plan, make_plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import check_config, check_generator, settled
 from tailsmith.synthesis.prediction import check_classes
 from tailsmith.synthesis.provenance import planned_by
+from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.storage import stored_size
 
 

@@ -15,7 +15,7 @@ from tailsmith.classification.methods.contract import Moment, OpenStream, genera
 
 
 def passes(pools: Sequence[Rows], config: TrainConfig) -> OpenStream:
-    """Batches of `config.batch_size` as resampling.py has them: pools count alike, no row of one is favoured."""
+    """Batches of `config.batch_size` as batches.py has them: pools count alike, no row of one is favoured."""
     return lambda _: Passes(pools, config)
 
 

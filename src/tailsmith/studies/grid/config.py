@@ -24,11 +24,14 @@ class GridConfig:
     criteria: tuple[str, ...] = ("entropy", "loss", "hardness")  # among entropy | loss | hardness
     seeds: tuple[int, ...] = (0,)  # one image per cell each, all of one conditioning image
     num_inference_steps: int | None = None  # None = synthesis.num_inference_steps
+    batch_size: int = 64  # images at a time
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)  # all that is no axis
 
     def __post_init__(self) -> None:
         if self.per not in ("class", "group"):
             raise UserError(f"per should be 'class' or 'group', got {self.per!r}")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size should be at least 1, got {self.batch_size}")
         if self.synthesis.seed not in (0, *self.seeds):
             raise UserError(
                 f"synthesis.seed is {self.synthesis.seed}, but seeds are an axis of the grid, {list(self.seeds)}; give "

@@ -17,7 +17,6 @@ import torch
 
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.sources.embedded import encode_png
-from tailsmith.errors import UserError
 from tailsmith.files import write_json
 from tailsmith.generation.generator import EMBEDDED, preset
 from tailsmith.guidance.criteria import Score, score_of
@@ -55,7 +54,6 @@ def draw_grids(
     *,
     generator: str = EMBEDDED,
     pipe: Any = None,
-    batch_size: int = 64,
     command: str = "",
 ) -> Drawn:
     """Draw the grids into `out`: PNGs, a page with sliders, and grid.json; the same call resumes.
@@ -63,12 +61,10 @@ def draw_grids(
     `classifier` guides and judges, `pipe` replaces the generator that `generator` names, `command` is shown on the
     page. Raises ValueError, before anything is generated, for a grid that can't be drawn.
     """
-    if batch_size < 1:
-        raise UserError(f"batch_size should be at least 1, got {batch_size}")
     config, out = config or GridConfig(), Path(out)
     axes, plan = grid_axes(dataset, config), plan_grid(dataset, classifier, config, generator)
     cells = out / "cells"
-    synthesize(plan, dataset, cells, classifier=classifier, pipe=pipe, batch_size=batch_size)
+    synthesize(plan, dataset, cells, classifier=classifier, pipe=pipe, batch_size=config.batch_size)
     results = read_shards(cells, plan).assign(black=False)  # an image that shows nothing belongs into its cell
     held = _held(axes, config.base, preset(generator).guidance_scale)
     grid = _grid(plan, axes, held, synthetic_dataset(results, dataset), dataset, classifier, cells / FILE, command)

@@ -19,9 +19,10 @@ from tailsmith.studies.grid.cells import Axes, Place
 from tailsmith.studies.grid.config import GridConfig
 from tailsmith.synthesis import planning
 from tailsmith.synthesis.config import SynthesisConfig
-from tailsmith.synthesis.plan import Plan, make_plan
+from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import check_config, settled
 from tailsmith.synthesis.planning import missing
+from tailsmith.synthesis.requests import make_plan
 
 CLASSES = 2  # the rarest, where none are named
 SHARD = 32  # images at most that an interruption loses
