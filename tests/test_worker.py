@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -16,7 +18,8 @@ from diffusers import HeunDiscreteScheduler
 from PIL import Image
 
 import tailsmith
-from rendering import DATASET, largest_difference, pixels, render, tiny_plan
+from rendering import DATASET, encoded_images, largest_difference, pixels, render, tiny_plan
+from tailsmith.classification.classifier import load_classifier
 from tailsmith.data.dataset import Dataset
 from tailsmith.generation.conditioning import drop_entries, embed_images
 from tailsmith.generation.families import family_of
@@ -24,6 +27,7 @@ from tailsmith.guidance.criteria import entropy
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.storage import Storage
 from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
+from test_bad_input import save_classifier
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
 
 PROVENANCE = (
@@ -170,6 +174,80 @@ def test_what_a_killed_writer_leaves_is_not_read_as_a_shard(tmp_path):
     (tmp_path / ".shard-00000.parquet.0123.tmp").write_bytes(b"PAR1 half a file")
     with pytest.raises(ValueError, match="no finished shard in"):
         read_shards(tmp_path, plan)
+
+
+class Interrupted:
+    """A worker's `render` that Ctrl-C or SIGTERM stops after some batches."""
+
+    def __init__(self, monkeypatch, batches):
+        self.real, self.batches = Worker.render, batches
+        monkeypatch.setattr(Worker, "render", lambda worker, *given: self.render(worker, *given))
+
+    def render(self, worker, *given):
+        for results in self.real(worker, *given):
+            if not self.batches:
+                raise KeyboardInterrupt
+            self.batches -= 1
+            yield results
+
+
+def test_an_interrupted_shard_goes_on_where_it_was(pipe, classifier, tmp_path, monkeypatch):
+    plan, options = tiny_plan(shard_size=6), {"classifier": classifier, "pipe": pipe, "batch_size": 2}
+    with monkeypatch.context() as patch:
+        Interrupted(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            tailsmith.synthesize(plan, DATASET, tmp_path / "out", **options)
+    assert [path.name for path in tmp_path.glob("out/.begun*")] == [".begun-00000.parquet"]
+    rendered = []
+    with monkeypatch.context() as patch:
+        real = Worker.render
+        patch.setattr(Worker, "render", lambda self, rows, how: (rendered.append(len(rows)), real(self, rows, how))[1])
+        tailsmith.synthesize(plan, DATASET, tmp_path / "out", **options)
+    assert rendered == [2, 4]  # the last two of six, and the next shard
+    assert not list(tmp_path.glob("out/.begun*"))
+    tailsmith.synthesize(plan, DATASET, tmp_path / "whole", **options)
+    resumed, whole = (read_shards(tmp_path / out, plan) for out in ("out", "whole"))
+    assert encoded_images(resumed) == encoded_images(whole)
+    plain = ["path", "seconds"]
+    pd.testing.assert_frame_equal(resumed.drop(columns=plain), whole.drop(columns=plain))
+
+
+@pytest.mark.parametrize("change", ["damage", "another guide"])
+def test_what_was_begun_otherwise_is_made_again(change, pipe, classifier, tmp_path, monkeypatch, caplog):
+    plan, options = tiny_plan((4, 0, 0)), {"pipe": pipe, "batch_size": 2}
+    with monkeypatch.context() as patch:
+        Interrupted(patch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            tailsmith.synthesize(plan, DATASET, tmp_path / "out", classifier=classifier, **options)
+    begun = tmp_path / "out" / ".begun-00000.parquet"
+    if change == "damage":
+        begun.write_bytes(begun.read_bytes()[:-9])
+    else:
+        guide = load_classifier(save_classifier(tmp_path / "guide", *CLASSES))
+        options["classifier"] = guide
+    options = {"classifier": classifier, **options}
+    tailsmith.synthesize(plan, DATASET, tmp_path / "out", **options)
+    tailsmith.synthesize(plan, DATASET, tmp_path / "whole", **options)
+    resumed, whole = (read_shards(tmp_path / out, plan) for out in ("out", "whole"))
+    assert encoded_images(resumed) == encoded_images(whole) and not begun.exists()
+    assert ("these images are made again" in caplog.text) == (change == "damage")
+
+
+def test_one_classifier_guides_all_images_of_a_folder(pipe, tmp_path):
+    """A plan that names none may be rendered with any, but with one throughout."""
+    plan = tiny_plan()
+    torch.manual_seed(0)
+    one, other = (load_classifier(save_classifier(tmp_path / name, *CLASSES)) for name in ("one", "other"))
+    tailsmith.synthesize(plan, DATASET, tmp_path / "out", classifier=one, pipe=pipe, shards=[0])
+    refused = "holds images that another classifier guided"
+    for shards in ([0], [1], None):
+        with pytest.raises(ValueError, match=refused):
+            tailsmith.synthesize(plan, DATASET, tmp_path / "out", classifier=other, pipe=pipe, shards=shards)
+    tailsmith.synthesize(plan, DATASET, tmp_path / "out", classifier=one, pipe=pipe)
+    tailsmith.synthesize(plan, DATASET, tmp_path / "others", classifier=other, pipe=pipe)
+    shutil.copy(shard_path(tmp_path / "others", 1), shard_path(tmp_path / "out", 1))
+    with pytest.raises(ValueError, match="2 classifiers guided"):
+        read_shards(tmp_path / "out", plan)
 
 
 KILLED = """

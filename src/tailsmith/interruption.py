@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -12,6 +14,23 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as Ctrl-C is KeyboardInterrupt: whoever cleans up after one does so after the other."""
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Within `with`, SIGTERM raises Terminated at once, as Ctrl-C raises KeyboardInterrupt; in the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
 
 
 class Interruption:

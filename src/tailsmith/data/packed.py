@@ -89,6 +89,12 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         return rows.to_pandas(), meta
 
 
+def read_meta(path: Path) -> dict[str, str]:
+    """A shard's metadata alone, without a look at its rows."""
+    with reading(path):
+        return {key.decode(): value.decode() for key, value in (pq.read_schema(path).metadata or {}).items()}
+
+
 def images_key(path: Path) -> str:
     """What tells a shard's images from others, from their hashes alone; of shards without hashes, the file's own."""
     with reading(path):

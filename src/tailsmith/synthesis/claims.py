@@ -103,6 +103,10 @@ def sweep(folder: Path) -> None:
             found = CLAIM.fullmatch(path.name)
             if found and shard_path(folder, int(found[1])).exists() and _is_stale(path):
                 path.unlink()
+    for path in folder.glob(".begun-*.parquet"):
+        number = path.stem.removeprefix(".begun-")
+        if number.isdecimal() and shard_path(folder, int(number)).exists():
+            path.unlink(missing_ok=True)
 
 
 def _free(path: Path, plan: Plan, number: int) -> bool:

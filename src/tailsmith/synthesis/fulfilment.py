@@ -14,8 +14,9 @@ from tailsmith.errors import UserError
 from tailsmith.synthesis.engines import local
 from tailsmith.synthesis.hardness import FILE, planned_gaussians
 from tailsmith.synthesis.plan import Plan, check_shards
+from tailsmith.synthesis.provenance import guide_hash
 from tailsmith.synthesis.rendering import render, worker_of, written_job
-from tailsmith.synthesis.shard_checks import unsound
+from tailsmith.synthesis.shard_checks import guides_of, unsound
 from tailsmith.synthesis.shards import check_folder, keep_plan
 from tailsmith.synthesis.worker import read_shards, synthetic_dataset
 
@@ -47,7 +48,9 @@ def synthesize(
     plan = check_folder(out, plan)
     mine = plan.shards if shards is None else shards
     check_shards(mine, plan.shards)
-    if unfinished := unsound(out, plan, mine):
+    unfinished = unsound(out, plan, mine)
+    _check_guide(plan, out, [number for number in plan.shards if number not in set(unfinished)], classifier)
+    if unfinished:
         total, missing = (sum(map(plan.shard_size, each)) for each in (mine, unfinished))
         gaussians = planned_gaussians(plan, dataset, classifier, out / FILE)
         with tqdm(total=total, initial=total - missing, desc=f"synthesize {out.name}", unit="image") as bar:
@@ -78,6 +81,18 @@ def _check_match(plan: Plan, dataset: Dataset, classifier: Any) -> None:
     planned = plan.meta.get("classifier_sha256")
     if planned and isinstance(classifier, Classifier) and classifier.sha256() != planned:
         raise UserError("this classifier is not the one the plan was made for (its hash differs); make a new plan")
+
+
+def _check_guide(plan: Plan, out: Path, finished: list[int], classifier: Any) -> None:
+    """A plan that names no classifier may be rendered with any, but with one throughout."""
+    if classifier is None or plan.meta.get("classifier_sha256"):
+        return
+    others = guides_of(out, plan, finished) - {guide_hash(classifier)}
+    if others:
+        raise UserError(
+            f"{out} holds images that another classifier guided (its hash begins with {min(others)[:12]}); give that "
+            "one, or use another folder. `tailsmith plan --classifier DIR` holds a plan to its classifier"
+        )
 
 
 def _check_workers(workers: int, classifier: Any, pipe: Any) -> None:

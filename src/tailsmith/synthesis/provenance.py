@@ -134,16 +134,22 @@ def really_by(plan: Plan, pipe: Any, classifier: Any) -> dict[str, str]:
         decoder = decoder_hash(name, plan.meta["generator"]) if name != "own" else None
         if (wanted := plan.meta.get("decoder_sha256")) is not None and decoder != wanted:
             raise UserError(f"the decoder {name!r} is not the one the plan was made for (its hash differs); {NEW_PLAN}")
-    guide = classifier.sha256() if isinstance(classifier, Classifier) else UNKNOWN if classifier is not None else None
     return {
         "generator": plan.meta["generator"],
         "generator_sha256": weights.sha256 if weights is not None else UNKNOWN,
         "decoder_sha256": str(decoder),
-        "classifier_sha256": str(guide),
+        "classifier_sha256": guide_hash(classifier),
         "version": __version__,
         "plan": plan.identity,
         "common": plan.common,
     }
+
+
+def guide_hash(classifier: Any) -> str:
+    """As shards have it: "None" where nothing guided."""
+    if classifier is None:
+        return str(None)
+    return classifier.sha256() if isinstance(classifier, Classifier) else UNKNOWN
 
 
 def _check_generator(generator: str, sha256: str, planned: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -13,21 +14,23 @@ import pandas as pd
 from tailsmith.classification.classifier import Classifier, load_classifier, on_accelerator
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.manifest import read_manifest, write_manifest
-from tailsmith.data.packed import write_packed
+from tailsmith.data.packed import IMAGE_HASH, check_images, location, read_packed, read_rows, write_packed
 from tailsmith.errors import UserError
 from tailsmith.files import temporary_folder
 from tailsmith.generation.generator import load_decoder
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.guidance.criteria import criterion_of
+from tailsmith.interruption import terminable
 from tailsmith.synthesis.claims import in_turn
 from tailsmith.synthesis.hardness import read_gaussians, write_gaussians
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.provenance import check_renderable, planned_pipe, really_by, warn_of_change
-from tailsmith.synthesis.shard_checks import shard_path, unsound
+from tailsmith.synthesis.shard_checks import begun_path, shard_path, unsound
 from tailsmith.synthesis.shards import keep_plan
 from tailsmith.synthesis.storage import Storage
 from tailsmith.synthesis.worker import Worker
 
+log = logging.getLogger(__name__)
 Advance = Callable[[int], object]
 
 
@@ -66,7 +69,7 @@ def render(
     made_by = really_by(plan, worker.pipe, worker.classifier)
     keep_plan(out, plan)
     turns = in_turn(out, plan, shards, unsound(out, plan, shards), lambda number: others(plan.shard_size(number)))
-    with closing(turns):  # lest a claim stays behind
+    with terminable(), closing(turns):  # lest a claim stays behind
         for number in turns:
             warn_of_change(worker.pipe)
             _render_shard(worker, plan, number, out, advance, made_by)
@@ -75,12 +78,39 @@ def render(
 def _render_shard(
     worker: Worker, plan: Plan, number: int, out: Path, advance: Advance, made_by: dict[str, str]
 ) -> None:
-    batches = []
-    for results in worker.render(plan.shard(number), plan.feedback):
-        batches.append(results)
-        advance(len(results))
-    meta = {**made_by, "shard": str(number)}
+    """From where an interrupted process left it; interrupted, what is made is kept beside the shard's place."""
+    requests, meta = plan.shard(number), {**made_by, "shard": str(number)}
+    begun = begun_path(out, number)
+    batches = [kept] if (kept := _begun(begun, requests, meta)) is not None else []
+    done = sum(map(len, batches))
+    advance(done)
+    try:
+        for results in worker.render(requests.iloc[done:], plan.feedback) if done < len(requests) else ():
+            batches.append(results)
+            advance(len(results))
+    except KeyboardInterrupt:
+        if batches:
+            write_packed(pd.concat(batches, ignore_index=True), begun, meta)
+        raise
     write_packed(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)
+    begun.unlink(missing_ok=True)
+
+
+def _begun(path: Path, requests: pd.DataFrame, meta: dict[str, str]) -> pd.DataFrame | None:
+    """The first results of a shard, with their images; None where there are none, or none of the same makers."""
+    if not path.is_file():
+        return None
+    try:
+        check_images(path)
+        rows, known = read_rows(path)
+    except UserError as error:
+        log.warning("%s; these images are made again", error)
+        return None
+    first = requests["request_id"].iloc[: len(rows)].tolist()
+    if {name: known.get(name) for name in meta} != meta or rows["request_id"].tolist() != first:
+        return None
+    images = [read_packed(location(path, row)) for row in range(len(rows))]
+    return rows.drop(columns=IMAGE_HASH).assign(image=images)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from tailsmith.data.packed import CHECKSUM, IMAGE_HASH, Damaged, check_images, read_rows
+from tailsmith.data.packed import CHECKSUM, IMAGE_HASH, Damaged, check_images, read_meta, read_rows
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import RESULTS, request_columns
 
@@ -20,6 +20,11 @@ THREADS = 8  # hashing and reading release Python's lock
 
 def shard_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:05d}.parquet"
+
+
+def begun_path(folder: Path, number: int) -> Path:
+    """Where the images of a shard wait that was begun and not finished."""
+    return folder / f".begun-{number:05d}.parquet"
 
 
 def read_shard(path: Path, plan: Plan, number: int, *, images: bool) -> pd.DataFrame:
@@ -53,6 +58,14 @@ def unsound(folder: Path, plan: Plan, numbers: Sequence[int]) -> list[int]:
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(to_be_made, numbers))
     return [number for number, made in zip(numbers, found, strict=True) if made]
+
+
+def guides_of(folder: Path, plan: Plan, numbers: Sequence[int]) -> set[str]:
+    """Hashes of the classifiers that guided those of a plan's shards that are there; of shards with feedback only."""
+    guided = {number for number in numbers if (plan.shard(number)["feedback_scale"] > 0).any()}
+    there = [path for number in sorted(guided) if (path := shard_path(folder, number)).is_file()]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return {meta["classifier_sha256"] for meta in pool.map(read_meta, there) if "classifier_sha256" in meta}
 
 
 def fault_of(path: Path, plan: Plan, number: int) -> str | None:

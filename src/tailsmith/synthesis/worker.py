@@ -28,7 +28,7 @@ from tailsmith.randomness import noise_generator
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.memory import BatchSize
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.shard_checks import THREADS, read_shard, shard_path
+from tailsmith.synthesis.shard_checks import THREADS, guides_of, read_shard, shard_path
 from tailsmith.synthesis.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -246,6 +246,12 @@ def read_shards(
         shard = read_shard(path, plan, number, images=images)
         return shard.assign(path=[location(path, row) for row in range(len(shard))])
 
+    if len(guides := guides_of(folder, plan, numbers)) > 1:
+        which = ", ".join(sorted(guide[:12] for guide in guides))
+        raise UserError(
+            f"{folder} holds images that {len(guides)} classifiers guided ({which}); synthesize into another folder, "
+            "with one of them"
+        )
     with ThreadPoolExecutor(THREADS) as pool:
         found = pd.concat(list(pool.map(one, numbers)), ignore_index=True)
     rows = pd.Index(found["request_id"]).get_indexer(pd.Index(plan.table["request_id"]))

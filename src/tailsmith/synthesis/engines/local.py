@@ -107,7 +107,6 @@ def _end(processes: Sequence[BaseProcess]) -> None:
 
 def _work(job: RenderJob, device: str, threads: int, sender: Connection) -> None:
     """A worker process."""
-    signal.signal(signal.SIGTERM, _terminated)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal: the parent passes it on
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("tailsmith.synthesis.claims").setLevel(logging.ERROR)  # that they wait for each other is no news
@@ -129,10 +128,6 @@ def _end_with_parent() -> None:
     assert parent is not None  # this is a worker
     parent.join()
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _terminated(*_: object) -> None:
-    raise Terminated
 
 
 @contextmanager
