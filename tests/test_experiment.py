@@ -327,7 +327,7 @@ def test_one_process_trains_and_the_other_waits_and_takes_its_classifier(world, 
         return train(*arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
-        patch.setattr("tailsmith.runs.training.train", slowly)
+        patch.setattr("tailsmith.experiment.train", slowly)
         world = World(directory, config, dataset, lambda: None)
         ours = [pool.submit(train_arm, world, ARMS["erm"]) for _ in range(2)]
         assert ours[0].result().sha256() == ours[1].result().sha256()

@@ -19,8 +19,8 @@ from tailsmith.cli.main import main
 from tailsmith.data.decoding import WHOLE_16, Decoding, decode
 from tailsmith.data.packed import write_packed
 from tailsmith.guidance.config import FeedbackConfig
-from tailsmith.report import grid_drawing, grid_figures
 from tailsmith.report.gallery import data_uri
+from tailsmith.studies.grid import drawing, figures
 from tailsmith.studies.grid.cells import Axes, Grid, Place, Seen
 from tailsmith.studies.grid.config import GridConfig
 from tailsmith.studies.grid.draw import Drawn, _picture, draw_grids
@@ -354,9 +354,9 @@ def test_a_panel_has_its_cells_in_rows_and_columns() -> None:
 
 def test_names_that_cannot_be_drawn_as_they_are_are_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
     hostile, drawn = "cat\nblack\x1b", []
-    original = grid_drawing.ImageDraw.ImageDraw.text
+    original = drawing.ImageDraw.ImageDraw.text
     monkeypatch.setattr(
-        grid_drawing.ImageDraw.ImageDraw,
+        drawing.ImageDraw.ImageDraw,
         "text",
         lambda self, place, text, *rest, **more: (drawn.append(text), original(self, place, text, *rest, **more)),
     )
@@ -402,7 +402,7 @@ def figure_colours(
     def keep(title: str, note: str, given: list[Panel]) -> None:
         panels.extend(given)
 
-    monkeypatch.setattr(grid_figures, "draw_figure", keep)
+    monkeypatch.setattr(figures, "draw_figure", keep)
     draw(*arguments)
     (panel,) = panels
     return panel, [[Image.open(io.BytesIO(cell.seen.image)).getpixel((0, 0)) for cell in row] for row in panel.cells]  # type: ignore[misc]
@@ -417,7 +417,7 @@ def colour_at(grid: Grid, **steps: Any) -> Any:
 
 def test_guidance_rises_to_the_right_and_feedback_downwards(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = coloured_grid()
-    panel, colours = figure_colours(monkeypatch, grid_figures.guidance_by_feedback, grid, "loss")
+    panel, colours = figure_colours(monkeypatch, figures.guidance_by_feedback, grid, "loss")
     assert [list(panel.columns), list(panel.rows)] == [["γ 1", "γ 3", "γ 5"], ["ω 0", "ω 0.02"]]
     assert colours == [
         [colour_at(grid, criterion="loss", guidance_scale=g, feedback_scale=w) for g in (1.0, 3.0, 5.0)]
@@ -428,7 +428,7 @@ def test_guidance_rises_to_the_right_and_feedback_downwards(monkeypatch: pytest.
 
 def test_dropout_rises_from_the_real_image_to_text_only(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = coloured_grid()
-    panel, colours = figure_colours(monkeypatch, grid_figures.dropout_levels, grid)
+    panel, colours = figure_colours(monkeypatch, figures.dropout_levels, grid)
     assert list(panel.columns) == ["real image", "dropout 0", "dropout 0.3", "text only"]
     assert colours == [
         [
@@ -442,7 +442,7 @@ def test_dropout_rises_from_the_real_image_to_text_only(monkeypatch: pytest.Monk
 
 def test_conditionings_then_dropout_then_feedback(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = coloured_grid()
-    panel, colours = figure_colours(monkeypatch, grid_figures.conditioning_modes, grid)
+    panel, colours = figure_colours(monkeypatch, figures.conditioning_modes, grid)
     assert list(panel.columns) == ["real image", "text", "image + text", "+ dropout", "+ entropy", "+ loss"]
     assert colours == [
         [
@@ -475,8 +475,8 @@ def test_figures_are_whole_pictures(drawn: Path) -> None:
 def test_long_names_are_cut_and_missing_values_are_dashes() -> None:
     seen = coloured((9, 9, 9), (("a name far too long for the width of any cell", 1.0),), entropy=float("nan"))
     assert draw_cell(Cell(seen, "bag", "entropy")).width == PICTURE
-    assert grid_drawing.number(float("nan")) == "–"
-    assert grid_drawing.number(-1.005) == "−1.00"
+    assert drawing.number(float("nan")) == "–"
+    assert drawing.number(-1.005) == "−1.00"
 
 
 # --- the page

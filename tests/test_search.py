@@ -215,7 +215,7 @@ def test_a_run_searches_in_every_arm_and_goes_on_where_it_was_stopped(config, tm
             raise KeyboardInterrupt
         return train(*arguments, **options)
 
-    monkeypatch.setattr("tailsmith.runs.training.train", stopping)
+    monkeypatch.setattr("tailsmith.experiment.train", stopping)
     with pytest.raises(KeyboardInterrupt):
         run(config, tmp_path / "run")
     run(config, tmp_path / "run")
@@ -243,7 +243,7 @@ def test_a_run_searches_in_every_arm_and_goes_on_where_it_was_stopped(config, tm
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "standard deviation over 2 seeds" in page and "(SE " in page
     assert "Of 2 random settings of each arm, validation chose one" in page
-    monkeypatch.setattr("tailsmith.runs.training.train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("tailsmith.experiment.train", lambda *_, **__: pytest.fail("trained again"))
     run(config, tmp_path / "run")
 
 
@@ -256,7 +256,7 @@ def test_a_search_without_validation_images_is_refused_before_anything_is_writte
         dataset = load(*arguments, **options)
         return dataset.select((dataset.table["split"] != "val").to_numpy())
 
-    monkeypatch.setattr("tailsmith.data.sources.named.load", without)
+    monkeypatch.setattr("tailsmith.experiment.named.load", without)
     with pytest.raises(ValueError, match="has no validation images, and search selects on them alone"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
