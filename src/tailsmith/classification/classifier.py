@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
@@ -16,11 +18,13 @@ from tailsmith.classification.backbones import TimmBackbone, create_backbone, ha
 from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.classification.saved import (
     CONFIG,
+    SEEN,
     WEIGHTS,
     checked_config,
     checked_names,
     one_line,
     read_config,
+    read_seen,
     read_weights,
 )
 from tailsmith.classification.tensors import plain, sha256
@@ -56,6 +60,7 @@ class Classifier(nn.Module):
         self.image_size = config.image_size
         self.backbone_name = backbone_name
         self.history: list[dict[str, float]] = []  # per evaluated training step; whoever trains fills it
+        self.seen: npt.NDArray[np.uint64] | None = None  # content keys of what it was trained and selected on, sorted
         self._config_mean, self._config_std = config.mean, config.std
         self.register_buffer("mean", torch.tensor(self._config_mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self._config_std).view(1, -1, 1, 1), persistent=False)
@@ -89,15 +94,23 @@ class Classifier(nn.Module):
         return sha256(plain(self.module.state_dict()), json.dumps(self.config(), sort_keys=True))
 
     def save(self, folder: str | Path) -> None:
-        """model.safetensors, then config.json, each whole or absent."""
+        """What it has seen, model.safetensors, then config.json, each whole or absent."""
         state = plain(self.module.state_dict())
+        if self.seen is not None:
+            seen = {"keys": torch.from_numpy(self.seen.view(np.int64))}
+            write_atomically(Path(folder) / SEEN, lambda temporary: save_file(seen, temporary))
         write_atomically(Path(folder) / WEIGHTS, lambda temporary: save_file(state, temporary))
         write_json(Path(folder) / CONFIG, self.config())
 
 
 def load_classifier(folder: str | Path) -> Classifier:
-    """On the CPU, in evaluation mode. ValueError for a folder that is absent, foreign or damaged."""
+    """On the CPU, in evaluation mode; of an arm's folder in a run, its classifier.
+
+    ValueError for a folder that is absent, foreign or damaged.
+    """
     folder = Path(folder)
+    if not (folder / CONFIG).exists() and (folder / "classifier" / CONFIG).exists():
+        folder = folder / "classifier"
     config = read_config(folder)
     if config.backbone == WRAPPED:
         raise UserError(
@@ -115,7 +128,7 @@ def load_classifier(folder: str | Path) -> Classifier:
         raise UserError(
             f"{folder / WEIGHTS} is damaged or of another model than config.json says: {one_line(error)}; train again"
         ) from error
-    return Classifier(
+    classifier = Classifier(
         module,
         class_names=config.class_names,
         image_size=config.image_size,
@@ -123,6 +136,8 @@ def load_classifier(folder: str | Path) -> Classifier:
         std=config.std,
         backbone_name=config.backbone,
     ).eval()
+    classifier.seen = read_seen(folder)
+    return classifier
 
 
 def on_accelerator(classifier: Classifier) -> Classifier:

@@ -10,6 +10,8 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -18,7 +20,7 @@ from tailsmith.errors import UserError
 from tailsmith.files import check_readable, read_json
 from tailsmith.settings import MOST_PIXELS
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, SEEN = "model.safetensors", "config.json", "seen.safetensors"
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,18 @@ def read_config(folder: Path) -> ClassifierConfig:
         return checked_config(**{key: config[key] for key in keys})
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}; train again, or put the file back as it was") from error
+
+
+def read_seen(folder: Path) -> npt.NDArray[np.uint64] | None:
+    """Content keys of the images that a classifier was trained and selected on; None where its folder says nothing."""
+    path = folder / SEEN
+    if not path.is_file():
+        return None
+    try:
+        keys: npt.NDArray[np.int64] = load_file(path)["keys"].numpy()
+    except (SafetensorError, OSError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); remove it, or train again") from error
+    return keys.view(np.uint64)
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:

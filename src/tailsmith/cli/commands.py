@@ -205,7 +205,7 @@ def evaluate(
     from tailsmith import devices
     from tailsmith.classification.classifier import load_classifier, on_accelerator
     from tailsmith.runs.outputs import check_json_file
-    from tailsmith.runs.training import evaluate
+    from tailsmith.runs.training import check_unseen, evaluate
 
     devices.use(device)
     if split not in ("train", "val", "test"):
@@ -214,6 +214,8 @@ def evaluate(
         check_json_file(json, ("overall", "classes"), "--json")
     trained = on_accelerator(load_classifier(classifier))
     dataset = reading.load(data)
+    if split == "test":
+        check_unseen(trained, dataset)
     table = evaluate(trained, dataset, split)
     if json is not None:
         write_json(json, table)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tailsmith.classification.classifier import Classifier
@@ -13,6 +15,7 @@ from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.training import train_classifier
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
+from tailsmith.data.fingerprint import content_keys
 from tailsmith.data.images import Images
 from tailsmith.data.transforms import Augmentation
 from tailsmith.data.transforms import augmentation as named_augmentation
@@ -21,6 +24,8 @@ from tailsmith.errors import UserError
 from tailsmith.metrics.accuracy import Attributes, accuracy_table
 from tailsmith.runs.progress import followed, identity
 from tailsmith.synthesis.prediction import check_classes, predict
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -59,7 +64,10 @@ def train(
         records = iter(training)
         if checkpoint is not None:
             records = training.resumable(checkpoint, identity(rows, validation, size, augmentation))
-        return followed(records, description)
+        classifier = followed(records, description)
+    real = rows.select((rows.table["source"] == "real").to_numpy())
+    classifier.seen = np.unique(np.concatenate([content_keys(real), content_keys(validation)]))
+    return classifier
 
 
 def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> dict[str, Any]:
@@ -81,6 +89,24 @@ def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstra
         image_ids=rows.table["image_id"].tolist(),
         bootstrap=bootstrap,
     )
+
+
+def check_unseen(classifier: Classifier, dataset: Dataset) -> None:
+    """ValueError for test images that a classifier was trained or selected on: its accuracy on them says nothing.
+
+    As where the training folder alone is given, and is split anew.
+    """
+    rows = dataset.split("test")
+    if classifier.seen is None:
+        log.warning("the classifier's folder doesn't say what it was trained on; make sure that it wasn't these images")
+        return
+    known = np.flatnonzero(np.isin(content_keys(rows), classifier.seen))
+    if len(known):
+        raise UserError(
+            f"{len(known):,} of {len(rows):,} test images are among those that this classifier was trained or selected "
+            f"on (first: {rows.described(int(known[0]))}); give the data as a whole, as it was trained on, with its "
+            "test images, or --split train"
+        )
 
 
 def _default_size(config: TrainConfig) -> int:
