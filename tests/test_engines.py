@@ -1,5 +1,8 @@
 """Worker processes that share a plan's shards: the same images, whoever makes them and whoever is killed."""
 
+import errno
+import logging
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -16,6 +19,7 @@ from tailsmith.config import FeedbackConfig, SynthesisConfig
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.decoding import Decoding
 from tailsmith.data.manifest import read_manifest, write_manifest
+from tailsmith.errors import UserError
 from tailsmith.synthesis.engines import local
 from tailsmith.synthesis.rendering import render_job, written_job
 from tailsmith.synthesis.worker import read_shards
@@ -107,6 +111,46 @@ def test_a_worker_that_refuses_speaks_through_the_caller(plan, guide, tmp_path):
         other = replace(job, plan_identity="another")
         with pytest.raises(ValueError, match="is not the plan that this job is of"):
             local.run_job(other, 1, print)
+
+
+class Ended:
+    """The process of a worker that was killed."""
+
+    name, exitcode = "worker 0", -9
+
+    def join(self):
+        pass
+
+
+def test_workers_that_were_all_killed_are_one_line_for_the_user():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    sender.close()
+    with pytest.raises(UserError, match=r"all workers were killed; .* run the same command again, with fewer workers"):
+        local._follow({receiver: Ended()}, print)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("mend this"), "mend this"),
+        (OSError(errno.ENOSPC, "full", "shard.parquet"), "disk full while writing shard.parquet"),
+        (ValueError("of numpy"), None),
+    ],
+)
+def test_a_worker_tells_what_the_user_can_mend_from_a_fault(error, said, monkeypatch):
+    def fail(job, advance):
+        raise error
+
+    monkeypatch.setattr(local.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(local.torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(logging.getLogger("tailsmith.synthesis.claims"), "level", logging.NOTSET)  # put back after
+    monkeypatch.setattr(local, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(local.devices, "use", lambda _: None)
+    monkeypatch.setattr(local, "render_job", fail)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    local._work(None, "cpu", 1, sender)
+    report = receiver.recv()
+    assert (said in report.error) if said else "ValueError: of numpy" in report.fault
 
 
 @pytest.mark.parametrize(

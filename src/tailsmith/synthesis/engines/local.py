@@ -20,6 +20,7 @@ from tailsmith import devices
 from tailsmith.errors import UserError
 from tailsmith.interruption import Terminated
 from tailsmith.synthesis.rendering import Advance, RenderJob, render_job
+from tailsmith.user_errors import explained
 
 PATIENCE_SECONDS = 30.0  # for workers to end when they are asked to
 log = logging.getLogger(__name__)
@@ -87,7 +88,7 @@ def _follow(processes: dict[Connection, BaseProcess], advance: Advance) -> None:
                 raise RuntimeError(f"a worker failed:\n{report.fault}")
             advance(report.images)
     if killed == workers:
-        raise RuntimeError(
+        raise UserError(
             "all workers were killed; nothing already written is lost: run the same command again, with fewer workers "
             "if memory was short"
         )
@@ -115,12 +116,13 @@ def _work(job: RenderJob, device: str, threads: int, sender: Connection) -> None
     devices.use(device)
     try:
         render_job(job, lambda images: sender.send(Report(images)))
-    except UserError as error:
-        sender.send(Report(error=str(error)))
     except Terminated:
         pass
-    except Exception:
-        sender.send(Report(fault=traceback.format_exc()))
+    except Exception as error:
+        if line := explained(error):
+            sender.send(Report(error=line))
+        else:
+            sender.send(Report(fault=traceback.format_exc()))
 
 
 def _end_with_parent() -> None:
