@@ -20,7 +20,6 @@ from tailsmith import devices
 from tailsmith.errors import UserError
 from tailsmith.interruption import Terminated
 from tailsmith.synthesis.rendering import Advance, RenderJob, render_job
-from tailsmith.user_errors import explained
 
 PATIENCE_SECONDS = 30.0  # for workers to end when they are asked to
 log = logging.getLogger(__name__)
@@ -32,6 +31,7 @@ class Report:
 
     images: int = 0
     error: str = ""
+    system: OSError | MemoryError | None = None
     fault: str = ""  # any other error's traceback
 
 
@@ -85,7 +85,10 @@ def _follow(processes: dict[Connection, BaseProcess], advance: Advance) -> None:
             if report.error:
                 raise UserError(report.error)
             if report.fault:
-                raise RuntimeError(f"a worker failed:\n{report.fault}")
+                fault = RuntimeError(f"a worker failed:\n{report.fault}")
+                if report.system:
+                    raise report.system from fault
+                raise fault
             advance(report.images)
     if killed == workers:
         raise UserError(
@@ -118,11 +121,12 @@ def _work(job: RenderJob, device: str, threads: int, sender: Connection) -> None
         render_job(job, lambda images: sender.send(Report(images)))
     except Terminated:
         pass
-    except Exception as error:
-        if line := explained(error):
-            sender.send(Report(error=line))
-        else:
-            sender.send(Report(fault=traceback.format_exc()))
+    except UserError as error:
+        sender.send(Report(error=str(error)))
+    except (OSError, MemoryError) as error:  # a full disk, say: the caller knows whose doing it is
+        sender.send(Report(fault=traceback.format_exc(), system=error))
+    except Exception:
+        sender.send(Report(fault=traceback.format_exc()))
 
 
 def _end_with_parent() -> None:
