@@ -21,6 +21,7 @@ from tailsmith.data.dataset import COLUMNS, Dataset, make_table
 from tailsmith.data.sources.readers import load, load_folder
 from tailsmith.data.sources.tables import load_table
 from tailsmith.data.writers import write_image_folder, write_parquet
+from tailsmith.errors import UserError
 
 
 def encoded(seed: int, kind: str = "PNG") -> bytes:
@@ -257,6 +258,14 @@ def test_anothers_names_file_says_nothing(content: str, tmp_path: Path) -> None:
     assert load_table(path).class_names == ("horse",)
     (tmp_path / "dataset.json").write_text(content[:-1])
     with pytest.raises(ValueError, match=r"dataset\.json is not a JSON file"):
+        load_table(path)
+
+
+@pytest.mark.parametrize("wrong", [{"ranges": {"u": [1, "a"]}}, {"ranges": {"u": [1, 2, 3]}}, {"class_names": 3}])
+def test_a_names_file_that_holds_something_else_is_named(wrong: dict[str, object], tmp_path: Path) -> None:
+    path = write_csv(tmp_path, "path,label\nimages/all/000.png,horse\n")
+    (tmp_path / "dataset.json").write_text(json.dumps({"class_names": ["horse"], **wrong}))
+    with pytest.raises(UserError, match=r"dataset\.json should have class_names .* as lists .*; mend it, or move it"):
         load_table(path)
 
 

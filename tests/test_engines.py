@@ -1,5 +1,8 @@
 """Worker processes that share a plan's shards: the same images, whoever makes them and whoever is killed."""
 
+import errno
+import logging
+import multiprocessing
 import os
 import signal
 from dataclasses import replace
@@ -15,6 +18,7 @@ from tailsmith.classification.classifier import load_classifier
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.decoding import Decoding
 from tailsmith.data.manifest import read_manifest, write_manifest
+from tailsmith.errors import UserError
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.engines import local
@@ -108,6 +112,47 @@ def test_a_worker_that_refuses_speaks_through_the_caller(plan, guide, tmp_path):
         other = replace(job, plan_identity="another")
         with pytest.raises(ValueError, match="is not the plan that this job is of"):
             local.run_job(other, 1, print)
+
+
+class Ended:
+    """The process of a worker that was killed."""
+
+    name, exitcode = "worker 0", -9
+
+    def join(self):
+        pass
+
+
+def test_workers_that_were_all_killed_are_one_line_for_the_user():
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    sender.close()
+    with pytest.raises(UserError, match=r"all workers were killed; .* run the same command again, with fewer workers"):
+        local._follow({receiver: Ended()}, print)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised", "said"),
+    [
+        (UserError("mend this"), UserError, "mend this"),
+        (OSError(errno.ENOSPC, "full", "shard.parquet"), OSError, "shard.parquet"),
+        (ValueError("of numpy"), RuntimeError, "ValueError: of numpy"),
+    ],
+)
+def test_a_worker_tells_what_the_user_can_mend_from_a_fault(error, raised, said, monkeypatch):
+    def fail(job, advance):
+        raise error
+
+    monkeypatch.setattr(local.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(local.torch, "set_num_threads", lambda _: None)
+    monkeypatch.setattr(logging.getLogger("tailsmith.synthesis.claims"), "level", logging.NOTSET)  # put back after
+    monkeypatch.setattr(local, "_end_with_parent", lambda: None)
+    monkeypatch.setattr(local.devices, "use", lambda _: None)
+    monkeypatch.setattr(local, "render_job", fail)
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    local._work(None, "cpu", 1, sender)
+    with pytest.raises(raised, match=said) as caught:
+        local._follow({receiver: Ended()}, print)
+    assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
 
 
 @pytest.mark.parametrize(

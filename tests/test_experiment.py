@@ -15,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 import tailsmith
 from folders import write_folder, write_image
 from tailsmith.classification.config import TrainConfig
 from tailsmith.cli.main import main
+from tailsmith.errors import UserError
 from tailsmith.experiment import World, demo_config, report_run, run, train_arm
 from tailsmith.files import read_json, write_json
 from tailsmith.guidance.config import FeedbackConfig
@@ -437,6 +439,23 @@ def test_a_configuration_survives_yaml_and_refuses_unknown_keys():
     assert from_dict(RunConfig, json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ValueError, match=r"configuration.synthesis has an unknown key 'omega'"):
         from_dict(RunConfig, {"synthesis": {"omega": 1}})
+    for values, where in (({"synthesis": 3}, "synthesis"), ({"synthesis": {"feedback": 3}}, "synthesis.feedback")):
+        with pytest.raises(UserError, match=rf"configuration\.{where} should be a section of .* values, got 3"):
+            from_dict(RunConfig, values)
+    assert from_dict(RunConfig, {"search": None}) == RunConfig()
+
+
+def test_a_run_whose_configuration_has_the_names_of_before_is_reported_and_goes_on(world, finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    stored = yaml.safe_load(path.read_text())
+    feedback = stored["synthesis"].pop("feedback")
+    before = {name if name == "criterion" else f"feedback_{name}": value for name, value in feedback.items()}
+    stored["synthesis"] |= before
+    path.write_text(yaml.safe_dump(stored))
+    assert RunDirectory(tmp_path / "run").config() == small(world)
+    assert report_run(tmp_path / "run").exists()
+    assert run(small(world), tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("search", [None, SearchConfig(trials=2, seeds=1, batch_size=(8, 8))])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from types import NoneType
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from tailsmith.errors import UserError
@@ -40,6 +41,8 @@ def changed(config: Config, changes: Mapping[str, Any], where: str = "configurat
 
 def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configuration") -> Any:
     """The configuration of a dict; an unknown key is a ValueError that lists the known ones."""
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where} should be a section of settings and their values, got {values!r}")
     values = _renamed(kind, values)
     known = {each.name for each in fields(kind)}
     for key in values:
@@ -49,7 +52,8 @@ def from_dict(kind: type[Any], values: Mapping[str, Any], where: str = "configur
     arguments: dict[str, Any] = {}
     for key, value in values.items():
         nested = next((each for each in (hints[key], *get_args(hints[key])) if is_dataclass(each)), None)
-        if isinstance(nested, type) and isinstance(value, Mapping):
+        absent = value is None and NoneType in get_args(hints[key])
+        if isinstance(nested, type) and not (absent or is_dataclass(value)):
             value = from_dict(nested, value, f"{where}.{key}")
         arguments[key] = tuple(value) if isinstance(value, list) else value
     try:

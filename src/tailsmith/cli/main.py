@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         line = explained(error)
         if line is None:
-            _fail("tailsmith: that is a fault of tailsmith and not yours; please report it with what follows", 1)
+            attach = "please report it with the command you gave and the traceback that follows"
+            _fail(f"tailsmith: that is a fault of tailsmith and not yours; {attach}", 1)
         if line is None or os.environ.get(TRACEBACK):
             raise
         return _fail(f"tailsmith: error: {line}", USER_ERROR)

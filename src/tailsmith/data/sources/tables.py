@@ -93,7 +93,13 @@ def _names_beside(path: Path) -> _Names:
         value = read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is not a JSON file ({error}); mend it, or move it away") from error
-    return _from_json(value) if isinstance(value, dict) and "class_names" in value else _Names()
+    try:
+        return _from_json(value) if isinstance(value, dict) and "class_names" in value else _Names()
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} should have class_names and attribute_names as lists of names, and ranges as pairs of numbers "
+            f"({error}); mend it, or move it away"
+        ) from error
 
 
 def _read_parquet(path: Path) -> tuple[pd.DataFrame, _Names]:

@@ -31,6 +31,7 @@ class Report:
 
     images: int = 0
     error: str = ""
+    system: OSError | MemoryError | None = None
     fault: str = ""  # any other error's traceback
 
 
@@ -84,10 +85,13 @@ def _follow(processes: dict[Connection, BaseProcess], advance: Advance) -> None:
             if report.error:
                 raise UserError(report.error)
             if report.fault:
-                raise RuntimeError(f"a worker failed:\n{report.fault}")
+                fault = RuntimeError(f"a worker failed:\n{report.fault}")
+                if report.system:
+                    raise report.system from fault
+                raise fault
             advance(report.images)
     if killed == workers:
-        raise RuntimeError(
+        raise UserError(
             "all workers were killed; nothing already written is lost: run the same command again, with fewer workers "
             "if memory was short"
         )
@@ -114,10 +118,12 @@ def _work(job: RenderJob, device: str, threads: int, sender: Connection) -> None
     devices.use(device)
     try:
         render_job(job, lambda images: sender.send(Report(images)))
-    except UserError as error:
-        sender.send(Report(error=str(error)))
     except Terminated:
         pass
+    except UserError as error:
+        sender.send(Report(error=str(error)))
+    except (OSError, MemoryError) as error:  # a full disk, say: the caller knows whose doing it is
+        sender.send(Report(fault=traceback.format_exc(), system=error))
     except Exception:
         sender.send(Report(fault=traceback.format_exc()))
 
