@@ -390,3 +390,31 @@ def test_captions_name_the_class_always_and_the_attribute_as_often_as_asked():
     assert (texts == "").mean() == pytest.approx(0.1, abs=0.02)
     grouped = np.array([" in " in text for text in texts])
     assert grouped[attributes >= 0].mean() == pytest.approx(0.4 * 0.9, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"image_size": 18}, r"a multiple of 4, as the autoencoder halves it 2 times; got 18, near it are 16 and 20"),
+        ({"image_size": 4}, r"within 8\.\.4096 pixels and a multiple of 4.*; got 4, near it are 8 and 12"),
+        ({"image_size": 0}, "image_size should be above 0, got 0"),
+        ({"autoencoder_channels": (12, 24)}, r"autoencoder_channels should be multiples of 8, got \[12, 24\]"),
+        ({"autoencoder_channels": ()}, r"autoencoder_channels should be multiples of 8, got \[\]"),
+        ({"denoiser_channels": (24,)}, r"denoiser_channels should be multiples of 16, got \[24\]"),
+        ({"clip_width": 24}, "clip_width should be a multiple of 16, got 24"),
+        ({"text_dropout": 2.0}, r"text_dropout should be in 0\.\.1, got 2\.0"),
+        ({"kl_weight": -1.0}, "kl_weight should not be negative or infinite"),
+    ],
+)
+def test_sizes_that_can_not_be_built_are_refused_before_any_work(changes, said):
+    with pytest.raises(ValueError, match=said):
+        FitGeneratorConfig(**changes)
+
+
+@pytest.mark.parametrize("size", [20, 24])
+def test_odd_latents_are_no_trouble(size, dataset, tmp_path):
+    short = {name: StageConfig(1, batch_size=2) for name in STAGES}
+    assert (
+        fit_generator(dataset, tmp_path, FitGeneratorConfig(**{**vars(CONFIG), **short, "image_size": size}))
+        == tmp_path
+    )

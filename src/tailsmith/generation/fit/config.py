@@ -53,5 +53,25 @@ class FitGeneratorConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
-        if not 1 <= self.image_size <= MOST_PIXELS:
-            raise UserError(f"image_size should be within 1..{MOST_PIXELS} pixels, got {self.image_size}")
+        check_whole(self, ("image_size", "latent_channels", "clip_width", "clip_embedding"))
+        check_not_negative(self, ("kl_weight",))
+        for name in ("caption_attribute_probability", "text_dropout", "embedding_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name} should be in 0..1, got {getattr(self, name)}")
+        for name, groups in (("autoencoder_channels", 8), ("denoiser_channels", 16)):  # of their normalisation
+            channels = getattr(self, name)
+            if not channels or any(each < 1 or each % groups for each in channels):
+                raise UserError(f"{name} should be multiples of {groups}, got {list(channels)}")
+        if self.clip_width % 16:
+            raise UserError(f"clip_width should be a multiple of 16, got {self.clip_width}")
+        self._check_image_size(2 ** (len(self.autoencoder_channels) - 1))
+
+    def _check_image_size(self, step: int) -> None:
+        """The autoencoder halves it once for each entry after the first; CLIP's patches have 8 pixels."""
+        if not 8 <= self.image_size <= MOST_PIXELS or self.image_size % step:
+            near = max(-(-8 // step) * step, self.image_size // step * step)
+            halvings = len(self.autoencoder_channels) - 1
+            raise UserError(
+                f"image_size should be within 8..{MOST_PIXELS} pixels and a multiple of {step}, as the autoencoder "
+                f"halves it {halvings} times; got {self.image_size}, near it are {near} and {near + step}"
+            )
