@@ -16,7 +16,7 @@ from tailsmith.data.sources import named
 from tailsmith.devices import chosen_dtype
 from tailsmith.errors import UserError
 from tailsmith.files import read_json, write_json
-from tailsmith.generation.generator import generator_hash, preset
+from tailsmith.generation.generator import generator_folder, generator_hash, preset
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.runs.arms import ARMS, GUIDE, Arm
 from tailsmith.runs.checks import check_run
@@ -73,6 +73,8 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     dataset = keep_data(directory, config.per, dataset)
 
     world = World(directory, config, dataset, cache(lambda: load_hashed(config.generator, dtype=dtype)))
+    if generator_folder(config.generator) is None:  # on the hub: whether it can be had shows before hours of training
+        world.generator()
 
     # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
     guide = train_arm(world, ARMS[GUIDE])

@@ -78,7 +78,7 @@ def plan(
     """Write down one request per image that each class or group lacks; generates nothing."""
     from tailsmith.classification.classifier import load_classifier
     from tailsmith.data.sources.recipes import data_of
-    from tailsmith.runs.outputs import check_plan_file, check_plan_of
+    from tailsmith.runs.outputs import check_plan_file, check_plan_of, check_plan_replaces
     from tailsmith.runs.recipe import read_recipe
     from tailsmith.synthesis import planning
     from tailsmith.synthesis.cost import cost
@@ -107,6 +107,7 @@ def plan(
     if file.dry_run:
         print("Dry run: nothing written.")
         return
+    check_plan_replaces(file.out, made, file.overwrite)
     made.write(file.out)
     print(f"Plan: {file.out}")
 

@@ -17,7 +17,7 @@ from tailsmith import __version__
 from tailsmith.cli import commands, run_commands
 from tailsmith.cli.parsing import INVOCATION, parsed, parser_of
 from tailsmith.cli.user_errors import explained
-from tailsmith.errors import UserError
+from tailsmith.errors import UserError, did_you_mean
 from tailsmith.interruption import Terminated
 from tailsmith.terminal import OneLineFormatter, print_any_name, shown
 
@@ -73,7 +73,9 @@ def _run(argv: list[str]) -> int:
         print(f"tailsmith {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        raise UserError(f"unknown command {argv[0]!r}: expected one of {', '.join(COMMANDS)}")
+        raise UserError(
+            f"unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}: expected one of {', '.join(COMMANDS)}"
+        )
     function = COMMANDS[argv[0]]
     _check_processes(argv[0])
     arguments = parsed(argv[0], function, argv[1:])

@@ -56,14 +56,14 @@ def run(
     from tailsmith import devices, experiment
     from tailsmith.data.sources.recipes import data_of
     from tailsmith.runs.directory import RunDirectory
-    from tailsmith.runs.report import arm_tables
+    from tailsmith.runs.report import arm_tables, verdict
 
     devices.use(device)
     config = replace(config, data=data_of(recipe, config.data))
     report_path = experiment.run(config, out, command)
     directory = RunDirectory(out)
     print(arms_text(arm_tables(directory, config)))
-    print(f"Report: {report_path}")
+    print(f"\n{verdict(directory, config)}\nReport: {report_path}")
 
 
 def report(

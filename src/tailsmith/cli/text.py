@@ -36,10 +36,11 @@ def dataset_text(described: Mapping[str, Any]) -> str:
     shots = [f"{count} {shot} ({SHOT_RANGES[shot]})" for shot, count in described["shots"].items()]
     licence = f" ({described['licence']})" if described["licence"] else ""
     imbalance = described["imbalance_factor"]
+    imbalanced = f"imbalance factor {imbalance:.4g}" if math.isfinite(imbalance) else "a class has no training image"
     parts = [
         f"{shown(described['name'])}: {described['images']:,} images{shown(licence)}\n"
         f"{splits}\n"
-        f"{len(described['classes'])} classes: {', '.join(shots)}; imbalance factor {imbalance:.4g}",
+        f"{len(described['classes'])} classes: {', '.join(shots)}; {imbalanced}",
         _class_table(described),
     ]
     parts += _lacking_text(described)

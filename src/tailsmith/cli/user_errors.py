@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
 import re
@@ -10,7 +9,7 @@ from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin
 
-from tailsmith.errors import UserError
+from tailsmith.errors import UserError, did_you_mean
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # What a user can mend without knowing our code, beside a full disk.
@@ -29,12 +28,12 @@ def parse_error(message: str, types: Mapping[str, Any]) -> str:
     if within := re.search(_SECTION, message):
         section, message = f"{within[1]}.", within[2]
     if unknown := re.search(r"unrecognized arguments: (--[\w.-]+)", message):
-        return f"unknown option {unknown[1]}{_close(unknown[1].replace('-', '_'), types)}"
+        return f"unknown option {unknown[1]}{did_you_mean(unknown[1].lstrip('-').replace('-', '_'), _names(types))}"
     if (strays := re.search(r"unrecognized arguments: (.+)$", message)) and "--data" in types:
         return f"{strays[0]}, did you mean --data {strays[1]}?"
     if unknown := re.search(r"(?:Group '([\w.]+)' does not accept option|Option) '([\w.-]+)'", message):
         key = f"{unknown[1]}.{unknown[2]}" if unknown[1] else unknown[2]
-        return f"unknown key {section + key!r}{_close(f'--{section}{key}', types)}"
+        return f"unknown key {section + key!r}{did_you_mean(section + key, _names(types))}"
     if wrong := re.search(r'Parser key "([\w.]+)":.*(?:Got|Given) value: (.*)$', message):
         key = section + wrong[1]
         inside = [option for option in types if option.startswith(f"--{key}.")]
@@ -57,9 +56,8 @@ def _described(hint: Any) -> str:
     return str(hint) if get_args(hint) else str(getattr(hint, "__name__", hint))
 
 
-def _close(option: str, types: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(option, types, n=3)
-    return f", did you mean {' or '.join(each.lstrip('-') for each in close)}?" if close else ""
+def _names(types: Mapping[str, Any]) -> list[str]:
+    return [option.lstrip("-") for option in types]
 
 
 def explained(error: Exception) -> str | None:

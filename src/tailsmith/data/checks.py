@@ -88,7 +88,8 @@ def check_conditionable(dataset: Dataset) -> None:
     if len(empty):
         raise UserError(
             f"class {dataset.class_names[empty[0]]!r} has no training image, and so nothing to condition on "
-            f"({len(empty)} such classes); add at least one image, or remove the class"
+            f"({len(empty)} such classes); add at least one image, remove the class, or condition on text alone "
+            "(synthesis.conditioning text; in a run with arms such as erm,text)"
         )
 
 

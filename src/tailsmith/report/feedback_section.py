@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from tailsmith.report import charts
+from tailsmith.report.content import ReportData
 from tailsmith.report.headline import feedback_verdict, goal_of, signed
 from tailsmith.report.results import Arm, Difference
-
-if TYPE_CHECKING:
-    from tailsmith.report.content import ReportData
 
 EYES = {"guiding": "the guiding classifier", "independent": "an independent classifier"}
 
@@ -28,13 +26,22 @@ def samples(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, int
     reference = _reference(data)
     effects = _effects(data, arms, reference)
     return {
-        "rows": [row for name, entry in data.samples.items() for row in _rows(name, entry, effects.get(name))],
+        "rows": [
+            {**row, "kind": "what the arm was trained on" if name in arms else "a few, for comparison"}
+            for name, entry in data.samples.items()
+            for row in _rows(name, entry, effects.get(name))
+        ],
         "verdicts": [feedback_verdict(goal, name, other, c) for name, (goal, other, c) in effects.items()],
         "goal": next((goal for goal, _, _ in effects.values()), "accuracy"),
         "histograms": _histograms(data, own),
         "scales": _scale_charts(data, reference),
-        "skipped": {name: entry["skipped"] for name, entry in data.samples.items() if entry.get("skipped")},
+        "skipped": {name: kept for name, entry in data.samples.items() if (kept := _skipped(entry))},
     }
+
+
+def _skipped(entry: Mapping[str, Any]) -> dict[str, int]:
+    """Reason -> steps, of those that happened."""
+    return {reason: steps for reason, steps in (entry.get("skipped") or {}).items() if steps}
 
 
 def _effects(

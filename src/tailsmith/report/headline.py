@@ -14,6 +14,7 @@ GOALS = {
     "worst-group accuracy": ("worst_group",),
     "overall accuracy": ("overall",),
 }
+TELLING = 3.0  # points: with an interval that reaches further to either side, an effect of the usual size goes unseen
 SCOPES = {"few-shot accuracy": " of the few-shot classes", "worst-group accuracy": " of the worst group"}
 
 
@@ -45,13 +46,16 @@ def headline(baseline: Arm, best: Arm) -> str:
         return "No test images: nothing can be said about accuracy"
     if baseline.name == best.name:
         return f"{goal.capitalize()} {change.before.accuracy:.1f}, and no arm that improves on it"
-    figures = f"{goal} {_arrow(change)}"
+    figures, total = f"{goal} {_arrow(change)}", difference(baseline, best, "overall")
     if goal != "overall accuracy":
-        figures += f", overall {_arrow(difference(baseline, best, 'overall'))}"
+        figures += f", overall {_arrow(total)}"
     if change.verdict == "gain":
-        return figures[0].upper() + figures[1:]
+        cost = ": overall it got worse" if total.verdict == "loss" else ""
+        return figures[0].upper() + figures[1:] + cost
     if change.verdict == "loss":
         return f"It got worse: {figures}"
+    if total.verdict == "loss":
+        return f"It got worse overall: {figures}"
     return f"{'No clear gain' if change.gain > 0 else 'Nothing gained'}: {figures}"
 
 
@@ -85,10 +89,11 @@ def goal_of(baseline: Arm, best: Arm) -> tuple[str, Difference]:
 def feedback_verdict(goal: str, name: str, reference: str, change: Difference) -> str:
     """One sentence on feedback against the same pipeline unguided."""
     figures = f"{goal} {signed(change.gain)} points (95 % interval {interval_of(change)})"
+    narrow = (change.high - change.low) / 2 <= TELLING
     words = {
         "gain": "feedback helped",
         "loss": "feedback hurt",
-        "unclear": "no measurable effect of feedback",
+        "unclear": "no measurable effect of feedback" if narrow else "too few test images or seeds to tell",
     }
     return f"“{name}” against “{reference}”: {words[change.verdict]}, {figures}."
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
 from tailsmith.report import charts
+from tailsmith.report.content import ReportData
 from tailsmith.report.headline import bias_of, measures, signed
 from tailsmith.report.results import SHOT_TITLES, Arm, Cell, Difference, difference
 from tailsmith.strata import SHOTS, shots
-
-if TYPE_CHECKING:
-    from tailsmith.report.content import ReportData
 
 MOST_CLASSES = 30  # charts and tables list so many; of more, the rarest
 CROWDED = 12  # charts with more rows show only the baseline and the best arm
@@ -55,7 +53,7 @@ def tiles(baseline: Arm, best: Arm) -> list[Tile]:
 
 def legend(data: ReportData, colours: Mapping[str, int]) -> list[dict[str, Any]]:
     """Name, colour, marker and part of each arm."""
-    parts = {data.best_arm: "best", data.baseline_arm: "baseline"}
+    parts = {data.best_arm: "chosen on validation", data.baseline_arm: "baseline"}
     return [
         {
             "name": name,

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tailsmith.errors import UserError
+from tailsmith.errors import UserError, did_you_mean
 
 GUIDE = "erm"  # the arm whose classifier gives the feedback
 NAMES = re.compile(r"[\w.-]+")  # of sets: they are folders, and parts of arms' names
@@ -58,7 +58,7 @@ def arm_of(name: str, sets: Iterable[str] = ()) -> Arm:
     if method.partition(":")[0] not in METHODS or (plus and synthetic not in known):
         raise UserError(
             f"arms should be among the methods {list(METHODS)} and the sets {list(known)}, or METHOD+SET of these, "
-            f"got {name!r}"
+            f"got {name!r}{did_you_mean(name, (*METHODS, *known))}"
         )
     method_of(method)  # its settings
     return Arm(name, method, synthetic or None)

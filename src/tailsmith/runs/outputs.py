@@ -16,6 +16,7 @@ from tailsmith.files import check_writable, read_json, remove_leftovers, write_j
 if TYPE_CHECKING:
     from tailsmith.classification.classifier import Classifier
     from tailsmith.data.dataset import Dataset
+    from tailsmith.synthesis.plan import Plan
 
 TABLE = "metadata.csv"  # with it, a folder's images are those that it lists
 HISTORY = "history.json"
@@ -68,6 +69,18 @@ def check_plan_of(path: Path, dataset: Dataset, overwrite: bool) -> None:
     if any(planned.get(name) != value for name, value in now.items()):
         raise UserError(
             f"{path} is a plan for other data, {planned.get('dataset')!r}; use another --out, or --overwrite to "
+            "replace it"
+        )
+
+
+def check_plan_replaces(path: Path, made: Plan, overwrite: bool) -> None:
+    """An existing plan is the same one, or may go."""
+    if not path.exists() or overwrite:
+        return
+    earlier = type(made).read(path)
+    if changed := [name for name, part in made.parts.items() if earlier.parts[name] != part]:
+        raise UserError(
+            f"{path} is another plan ({', '.join(changed)}: not the same); use another --out, or --overwrite to "
             "replace it"
         )
 

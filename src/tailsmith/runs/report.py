@@ -14,6 +14,8 @@ from tailsmith.files import read_json, write_json
 from tailsmith.report.content import ReportData
 from tailsmith.report.document import write_report
 from tailsmith.report.gallery import GalleryRow
+from tailsmith.report.headline import headline, lead
+from tailsmith.report.results import read_arm
 from tailsmith.runs.arms import Arm, arm_of
 from tailsmith.runs.config import RunConfig, arms_of, sets_of
 from tailsmith.runs.directory import RunDirectory
@@ -47,6 +49,13 @@ def write_run_report(directory: RunDirectory, config: RunConfig, study: dict[str
         notes=_notes(config, kept.name, best),
     )
     return write_report(data, directory.path / "report.html")
+
+
+def verdict(directory: RunDirectory, config: RunConfig) -> str:
+    """The report's headline, and how sure it is, as two lines."""
+    tables = arm_tables(directory, config)
+    baseline, best = (read_arm(name, tables[name]) for name in (_baseline(config), _best(directory, config)))
+    return "\n".join([headline(baseline, best), " ".join(lead(baseline, best, 0))])
 
 
 def arm_tables(directory: RunDirectory, config: RunConfig) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from tailsmith.classification.methods.crt import CRT
 from tailsmith.classification.methods.erm import ERM
 from tailsmith.classification.methods.group_dro import GroupDRO
 from tailsmith.classification.methods.lws import LWS
-from tailsmith.errors import UserError
+from tailsmith.errors import UserError, did_you_mean
 
 METHODS: dict[str, type[Method]] = {
     "erm": ERM,
@@ -32,7 +32,7 @@ def method_of(named: str) -> Method:
     """
     name, _, given = named.partition(":")
     if name not in METHODS:
-        raise UserError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}")
+        raise UserError(f"unknown method {name!r}: expected one of {', '.join(METHODS)}{did_you_mean(name, METHODS)}")
     kind = METHODS[name]
     hints = get_type_hints(kind)
     known = [each.name for each in fields(kind)]  # type: ignore[arg-type]  # every method is a dataclass
