@@ -218,7 +218,7 @@ def test_a_class_without_a_training_image(tmp_path: Path, generator: str, capsys
     argv = ["plan", pets, "--out", out, "--generator", generator]
     line = refused(capsys, *argv)
     assert "class 'unicorn' has no training image, and so nothing to condition on" in line
-    assert "add at least one image, or remove the class" in line
+    assert "add at least one image, remove the class, or condition on text alone" in line
     assert not out.exists()
     line = refused(capsys, "run", "--data", pets, "--out", tmp_path / "run", "--generator", generator)
     assert "class 'unicorn' has no training image" in line
@@ -272,7 +272,7 @@ def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> Non
         (["plan"], ("missing: DATA",)),
         (["plan", "--out"], ("--out", "expected one argument")),
         (["inspect", "a", "b"], ("unrecognized arguments: b",)),
-        (["rum"], ("unknown command 'rum': expected one of demo, inspect, plan,",)),
+        (["rum"], ("unknown command 'rum', did you mean run?",)),
         (["run", "--out", "o", "--config", "nowhere.yaml"], ("--config: ", "does not exist", "nowhere.yaml")),
         (["evaluate", "f", "--data", "d", "--split", "tset"], ("split should be one of train, val, test, got 'tset'",)),
         (["demo", "--task", "fashion"], ("task should be one of fashion-lt, fashion-groups, got 'fashion'",)),
@@ -326,7 +326,7 @@ def test_config_files_out_of_bounds(content: bytes, message: str, tmp_path: Path
         (["train", "--train.seed=99999999999999999999"], "seed should be at most 9223372036854775807 (2^63 - 1)"),
         (["fit-generator", "--seed=99999999999999999999"], "seed should be at most 9223372036854775807 (2^63 - 1)"),
         (["train", "--train.image-size=100000"], "image_size should be within 1..4096 pixels, got 100000"),
-        (["fit-generator", "--image-size=100000"], "image_size should be within 1..4096 pixels, got 100000"),
+        (["fit-generator", "--image-size=100000"], "image_size should be within 8..4096 pixels, got 100000"),
         (["grid", "--seeds=1,2", "--synthesis.seed=3"], "seeds are an axis of the grid, [1, 2]; give it with --seeds"),
     ],
 )

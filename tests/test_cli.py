@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +19,13 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import tailsmith
 from folders import write_folder
 from tailsmith import experiment
 from tailsmith.classification.config import TrainConfig
 from tailsmith.cli.main import COMMANDS, build_parser, main
 from tailsmith.cli.text import accuracy_text, aligned, arms_text, plan_text
+from tailsmith.data.writers import write_parquet
 from tailsmith.files import write_json
 from tailsmith.generation.fit.config import FitGeneratorConfig
 from tailsmith.guidance.config import FeedbackConfig
@@ -108,6 +112,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> Called:
         seen["run"] = (config, out, command)
         for number, arm in enumerate(config.arms):
             write_json(out / "arms" / arm / "evaluation.json", accuracy(50.0 + number))
+            write_json(out / "arms" / arm / "history.json", [])
         return out / "report.html"
 
     monkeypatch.setattr(experiment, "run", run)
@@ -330,8 +335,9 @@ def test_demo_runs_the_demo_config_and_says_where_the_report_is(
     assert main(["demo", "--task", "fashion-groups", "--out", str(out)]) == 0
     config = experiment.demo_config("fashion-groups")
     assert called["run"] == (config, out, f"tailsmith demo --task fashion-groups --out {out}")
-    *_, first, second, third, fourth, last = capsys.readouterr().out.splitlines()
+    *_, first, second, third, fourth, _, headline, lead, last = capsys.readouterr().out.splitlines()
     assert last == f"Report: {out / 'report.html'}"
+    assert "accuracy" in headline and lead.startswith("“image_text” against “balanced_softmax”")
     assert [line.split()[:2] for line in (first, second, third, fourth)] == [
         [arm, f"{50 + number}.0"] for number, arm in enumerate(config.arms)
     ]
@@ -340,9 +346,43 @@ def test_demo_runs_the_demo_config_and_says_where_the_report_is(
 def test_train_writes_a_classifier_with_its_history(
     trained: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert {each.name for each in trained.iterdir()} == {"config.json", "model.safetensors", "history.json"}
+    names = {"config.json", "model.safetensors", "seen.safetensors", "history.json"}
+    assert {each.name for each in trained.iterdir()} == names
     history = json.loads((trained / "history.json").read_text())
     assert [entry["step"] for entry in history] == [2, 4]
+
+
+def test_evaluate_refuses_images_that_were_trained_on(
+    trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The training folder alone is split anew, and its "test" images are old acquaintances."""
+    assert main(["evaluate", str(trained), "--data", str(data)]) == 0
+    capsys.readouterr()
+    rows = tailsmith.load(data).split("train")
+    again = rows.table.assign(split=["test" if row % 3 == 0 else "train" for row in range(len(rows))])
+    write_parquet(replace(rows, table=again), tmp_path / "again.parquet")
+    assert main(["evaluate", str(trained), "--data", str(tmp_path / "again.parquet")]) == 2
+    line, n = capsys.readouterr().err.splitlines()[-1], -(-len(rows) // 3)
+    assert f"{n} of {n} test images are among those that this classifier was trained or selected on (first: " in line
+    assert main(["evaluate", str(trained), "--data", str(tmp_path / "again.parquet"), "--split", "train"]) == 0
+    shutil.copytree(trained, tmp_path / "arm" / "classifier")
+    (tmp_path / "arm" / "classifier" / "seen.safetensors").unlink()
+    assert main(["evaluate", str(tmp_path / "arm"), "--data", str(tmp_path / "again.parquet")]) == 0
+    assert "doesn't say what it was trained on" in caplog.text
+
+
+def test_a_plan_replaces_no_other_plan(
+    data: Path, generator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["plan", str(data), "--out", str(tmp_path / "p.parquet"), "--generator", str(generator)]
+    assert main([*argv, "--target=20"]) == 0
+    before = (tmp_path / "p.parquet").read_bytes()
+    assert main([*argv, "--target=20"]) == 0
+    assert main([*argv, "--target=21"]) == 2
+    assert "is another plan (requests: not the same); use another --out, or --overwrite" in capsys.readouterr().err
+    assert (tmp_path / "p.parquet").read_bytes() == before
+    assert main([*argv, "--target=21", "--overwrite"]) == 0
+    assert (tmp_path / "p.parquet").read_bytes() != before
 
 
 def test_train_says_what_it_reached_and_refuses_to_overwrite(

@@ -289,7 +289,7 @@ def test_two_classes_and_nothing_optional():
     page = render_report(replace(data, baseline_arm="a", best_arm="b"))
     text = Page(page).text
     assert "infinite, a class has no image" in text
-    assert "No feedback step was skipped." in text
+    assert "Feedback that was skipped" not in text
     for absent in ('id="groups"', 'id="confusion"', 'id="images"', 'id="feedback"', 'id="classes"'):
         assert absent not in page
 
@@ -404,6 +404,21 @@ def test_each_axis_and_row_holds_one_criterion():
         assert set(re.findall(r">(\d+\.\d\d)<", chart[0])) == set(means)
     rows = re.findall(r"<td>(entropy|hardness)</td><td class=\"n\">\s*([\d.]+)", page)
     assert rows == [("entropy", "1.450"), ("entropy", "1.600"), ("hardness", "3121.000")]
+
+
+def test_what_got_worse_overall_is_said_first():
+    worse = {"erm": table(41.2, 72.3), "feedback": table(42.0, 60.1)}
+    assert say(run(arms=worse))[0].startswith(
+        "It got worse overall: few-shot accuracy 41.2 → 42.0 (+0.8), overall 72.3 → 60.1"
+    )
+    bought = {"erm": table(41.2, 72.3), "feedback": table(58.9, 60.1)}
+    assert say(run(arms=bought))[0].endswith("overall 72.3 → 60.1 (−12.2): overall it got worse")
+
+
+def test_a_wide_interval_is_no_absence_of_an_effect():
+    arms = {name: table(few, half=9.0) for name, few in (("erm", 41.2), ("text", 58.0), ("feedback", 58.9))}
+    text = Page(render_report(replace(full_run(), arms=arms))).text
+    assert "“feedback” against “text”: too few test images or seeds to tell, few-shot accuracy +0.9 points" in text
 
 
 def test_feedback_is_judged_against_the_unguided_arm_and_not_the_baseline():

@@ -73,9 +73,8 @@ def _run(argv: list[str]) -> int:
         print(f"tailsmith {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        raise UserError(
-            f"unknown command {argv[0]!r}{did_you_mean(argv[0], COMMANDS)}: expected one of {', '.join(COMMANDS)}"
-        )
+        meant = did_you_mean(argv[0], COMMANDS) or f": expected one of {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command {argv[0]!r}{meant}")
     function = COMMANDS[argv[0]]
     _check_processes(argv[0])
     arguments = parsed(argv[0], function, argv[1:])

@@ -96,6 +96,7 @@ def check_unseen(classifier: Classifier, dataset: Dataset) -> None:
 
     As where the training folder alone is given, and is split anew.
     """
+    check_classes(classifier, dataset, "evaluate on the data it was trained for")
     rows = dataset.split("test")
     if classifier.seen is None:
         log.warning("the classifier's folder doesn't say what it was trained on; make sure that it wasn't these images")

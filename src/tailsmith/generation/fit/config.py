@@ -68,10 +68,11 @@ class FitGeneratorConfig:
 
     def _check_image_size(self, step: int) -> None:
         """The autoencoder halves it once for each entry after the first; CLIP's patches have 8 pixels."""
-        if not 8 <= self.image_size <= MOST_PIXELS or self.image_size % step:
-            near = max(-(-8 // step) * step, self.image_size // step * step)
-            halvings = len(self.autoencoder_channels) - 1
+        if not 8 <= self.image_size <= MOST_PIXELS:
+            raise UserError(f"image_size should be within 8..{MOST_PIXELS} pixels, got {self.image_size}")
+        if self.image_size % step:
+            near, halvings = max(-(-8 // step), self.image_size // step) * step, len(self.autoencoder_channels) - 1
             raise UserError(
-                f"image_size should be within 8..{MOST_PIXELS} pixels and a multiple of {step}, as the autoencoder "
-                f"halves it {halvings} times; got {self.image_size}, near it are {near} and {near + step}"
+                f"image_size should be a multiple of {step}, as the autoencoder halves it {halvings} times; "
+                f"got {self.image_size}, near it are {near} and {near + step}"
             )
