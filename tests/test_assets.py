@@ -11,14 +11,14 @@ from tailsmith.classification.classifier import load_classifier
 from tailsmith.classification.config import TrainConfig
 from tailsmith.data.images import Images
 from tailsmith.files import read_json
-from tailsmith.generation.generator import generator_folder, load_generator, preset
+from tailsmith.generation.generator import Generator, load_generator, preset
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.prediction import predict
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import Worker
 
-FOLDER = Path(str(generator_folder("mini-unclip")))
+FOLDER = Path(str(Generator.find("mini-unclip").folder))
 
 
 @pytest.fixture(scope="module")

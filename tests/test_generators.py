@@ -21,12 +21,9 @@ from tailsmith.generation import generator as generators
 from tailsmith.generation.families import FAMILIES as KNOWN
 from tailsmith.generation.generator import (
     PRESETS,
-    class_advice,
+    Generator,
     find_weights,
-    generator_family,
-    generator_hash,
     load_generator,
-    located,
     located_decoder,
     no_loading_bars,
     preset,
@@ -88,13 +85,18 @@ def test_presets_are_pinned_licensed_and_of_known_families():
 
 
 def test_a_hub_generator_is_its_id_and_revision_and_says_where_it_has_none():
-    assert generator_hash("sd2.1-unclip") == "hub:sd2-community/stable-diffusion-2-1-unclip@unpinned"
+    assert Generator.find("sd2.1-unclip").sha256() == "hub:sd2-community/stable-diffusion-2-1-unclip@unpinned"
     pinned = PRESETS["sd1.5"]
-    assert generator_hash("sd1.5") == f"hub:{pinned.source}@{pinned.revision}"
+    assert Generator.find("sd1.5").sha256() == f"hub:{pinned.source}@{pinned.revision}"
     adapter = PRESETS["sd1.5-ip-adapter"].companion
-    assert generator_hash("sd1.5-ip-adapter") == f"{generator_hash('sd1.5')}+hub:h94/IP-Adapter@{adapter.revision}"
-    assert generator_hash("owner/name@v1") == "hub:owner/name@v1"
-    assert generator_hash("sd1.5-ip-adapter=owner/name").startswith("hub:owner/name@unpinned+hub:h94/IP-Adapter@")
+    assert (
+        Generator.find("sd1.5-ip-adapter").sha256()
+        == f"{Generator.find('sd1.5').sha256()}+hub:h94/IP-Adapter@{adapter.revision}"
+    )
+    assert Generator.find("owner/name@v1").sha256() == "hub:owner/name@v1"
+    assert (
+        Generator.find("sd1.5-ip-adapter=owner/name").sha256().startswith("hub:owner/name@unpinned+hub:h94/IP-Adapter@")
+    )
 
 
 def test_preset_and_source_together(tmp_path):
@@ -110,11 +112,11 @@ def test_preset_and_source_together(tmp_path):
 
 
 def test_the_family_is_known_before_loading(tmp_path):
-    name, family = generator_family("sdxl-ip-adapter")
+    name, family = Generator.find("sdxl-ip-adapter").family
     assert (name, "image" in family.conditionings) == ("StableDiffusionXLPipeline with IP-Adapter", True)
     folder = saved(FAMILIES["sd3"](), tmp_path / "sd3")
-    assert generator_family(str(folder)) == ("StableDiffusion3Pipeline", KNOWN["StableDiffusion3Pipeline"])
-    assert generator_family("owner/name") is None
+    assert Generator.find(str(folder)).family == ("StableDiffusion3Pipeline", KNOWN["StableDiffusion3Pipeline"])
+    assert Generator.find("owner/name").family is None
 
 
 # ---- loading from a folder ----
@@ -144,7 +146,7 @@ def test_an_ip_adapter_beside_a_folder_is_loaded_without_the_hub(name, known, tm
         weights = ip_adapter_weights(pipe.unet)
     pipe.register_modules(image_encoder=None, feature_extractor=None)  # as these repositories are
     generator = f"{known}={saved(pipe, tmp_path / name)}"
-    before = generator_hash(generator)
+    before = Generator.find(generator).sha256()
     with_companion(tmp_path / name, PRESETS[known].companion, weights)
     loaded = load_generator(generator, device="cpu")
 
@@ -156,7 +158,7 @@ def test_an_ip_adapter_beside_a_folder_is_loaded_without_the_hub(name, known, tm
     by_hand.set_ip_adapter_scale(0.5)
     assert largest_difference(images_of(loaded, "image+text"), images_of(by_hand, "image+text")) <= 1
     assert loaded.feature_extractor.size["shortest_edge"] == loaded.image_encoder.config.image_size
-    after = generator_hash(generator)
+    after = Generator.find(generator).sha256()
     assert before.endswith(f"+hub:h94/IP-Adapter@{PRESETS[known].companion.revision}")
     assert re.fullmatch(r"[0-9a-f]{64}\+[0-9a-f]{64}", after)
     assert cost(1, generator, None, SynthesisConfig())["bytes"] == int(3 * 16**2 * 0.8)
@@ -207,7 +209,7 @@ def change_index(folder, **changes):
 )
 def test_an_index_that_is_none(text, message, folder):
     (folder / "model_index.json").write_text(text)
-    for read in (load_generator, generator_family):
+    for read in (load_generator, lambda name: Generator.find(name).family):
         with pytest.raises(ValueError, match=rf"model_index\.json {message}"):
             read(str(folder))
 
@@ -221,13 +223,13 @@ def test_a_malformed_part(part, folder):
 
 def test_options_of_the_pipeline_are_no_parts(folder):
     change_index(folder, requires_safety_checker=False, strength=0.5)
-    assert generator_family(str(folder)) is not None
+    assert Generator.find(str(folder)).family is not None
 
 
 @pytest.mark.parametrize("name", ["..", "../other", "/etc", "unet/..", ".", "a/b", ""])
 def test_an_index_never_leads_out_of_its_folder(name, folder, tmp_path, monkeypatch):
     (tmp_path / "other").mkdir()
-    before, hashed = generator_hash(str(folder)), []
+    before, hashed = Generator.find(str(folder)).sha256(), []
     change_index(folder, **{name: ["diffusers", "UNet2DConditionModel"]})
 
     def note(path):
@@ -235,7 +237,7 @@ def test_an_index_never_leads_out_of_its_folder(name, folder, tmp_path, monkeypa
         return sha256_folder(path)
 
     monkeypatch.setattr(generators, "sha256_folder", note)
-    assert generator_hash(str(folder)) == before
+    assert Generator.find(str(folder)).sha256() == before
     assert {path.parent for path in hashed} == {folder.resolve()}
     with pytest.raises(ValueError, match=r"has a part .*, which is no name of a folder in .*; remove it"):
         load_generator(str(folder))
@@ -276,14 +278,14 @@ def test_a_generator_in_a_relative_folder_is_found_from_anywhere(folder, monkeyp
         ("mini-unclip", "mini-unclip"),
         ("owner/name@v1", "owner/name@v1"),
     ):
-        assert located(given) == str(there)
+        assert Generator.find(given).located == str(there)
     assert located_decoder("unet") == str(folder / "unet")
     assert [located_decoder(name) for name in ("own", "tiny", "owner/name")] == ["own", "tiny", "owner/name"]
     config = SynthesisConfig(conditioning="text", num_inference_steps=2, feedback=FeedbackConfig(decoder="unet"))
     meta = tailsmith.plan(DATASET, 6, config=config, generator=".").meta
     assert (meta["generator"], meta["synthesis"]["feedback"]["decoder"]) == (str(folder), str(folder / "unet"))
     monkeypatch.chdir(folder.parent)
-    assert generator_hash(meta["generator"]) == meta["generator_sha256"]
+    assert Generator.find(meta["generator"]).sha256() == meta["generator_sha256"]
 
 
 # ---- which classes it knows ----
@@ -307,7 +309,7 @@ def named(*class_names):
     ],
 )
 def test_the_embedded_generator_knows_ten_garments(names, display, unknown):
-    advice = class_advice("mini-unclip", names, display)
+    advice = Generator.find("mini-unclip").class_advice(names, display)
     if unknown is None:
         assert advice is None
     else:
@@ -331,17 +333,16 @@ def test_foreign_classes_are_refused_by_plan_run_and_grid(tmp_path, classifier):
 
 
 def test_a_generator_knows_the_classes_that_it_was_fitted_to(folder):
-    assert class_advice(str(folder), ("oak leaf",), {}) is None  # nobody says
+    assert Generator.find(str(folder)).class_advice(("oak leaf",), {}) is None  # nobody says
     (folder / "training").mkdir()
     (folder / "training" / "config.json").write_text(json.dumps({"class_names": ["oak leaf", "rust spot"]}))
-    assert class_advice(str(folder), ("oak leaf",), {}) is None
-    assert "knows nothing but oak leaf, rust spot; the data has 'bag'. Name" in class_advice(
-        f"sd1.5={folder}", ("bag", "oak leaf"), {}
-    )
+    assert Generator.find(str(folder)).class_advice(("oak leaf",), {}) is None
+    advice = Generator.find(f"sd1.5={folder}").class_advice(("bag", "oak leaf"), {})
+    assert "knows nothing but oak leaf, rust spot; the data has 'bag'. Name" in advice
     (folder / "training" / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"training/config\.json is damaged, it is not JSON"):
-        class_advice(str(folder), ("bag",), {})
-    assert class_advice("sd2.1-unclip", ("oak leaf",), {}) is None
+        Generator.find(str(folder)).class_advice(("bag",), {})
+    assert Generator.find("sd2.1-unclip").class_advice(("oak leaf",), {}) is None
 
 
 def test_inspect_counts_foreign_classes_and_gives_no_cost_of_a_generator_that_can_not_make_them(tmp_path, capsys):

@@ -12,7 +12,7 @@ import tailsmith
 from rendering import DATASET, tiny_plan
 from tailsmith.classification.config import TrainConfig
 from tailsmith.data.packed import write_packed
-from tailsmith.generation.generator import generator_hash
+from tailsmith.generation.generator import Generator
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.runs.config import RunConfig
 from tailsmith.runs.directory import RunDirectory
@@ -50,7 +50,7 @@ def said(folder, number):
 
 
 def test_weights_swapped_between_two_shards_are_refused(generator, tmp_path):
-    plan, own = planned(generator), generator_hash(str(generator))
+    plan, own = planned(generator), Generator.find(str(generator)).sha256()
     tailsmith.synthesize(plan, DATASET, tmp_path / "out", shards=[0])
     assert said(tmp_path / "out", 0)["generator_sha256"] == own == plan.meta["generator_sha256"]
     assert said(tmp_path / "out", 0)["plan"] == plan.identity
@@ -67,7 +67,7 @@ def test_weights_swapped_between_two_shards_are_refused(generator, tmp_path):
 
 
 def test_weights_swapped_while_it_works_are_told_and_not_used(generator, tmp_path, monkeypatch, caplog):
-    plan, own, write = planned(generator), generator_hash(str(generator)), write_packed
+    plan, own, write = planned(generator), Generator.find(str(generator)).sha256(), write_packed
 
     def then_swap(table, path, meta):
         write(table, path, meta)
@@ -107,8 +107,8 @@ def test_a_pipeline_of_the_callers_own_is_said_to_be_unknown(generator, pipe, tm
 
 
 def test_hashes_are_computed_once_per_content(generator, monkeypatch):
-    calls, own = [], provenance.generator_hash
-    monkeypatch.setattr(provenance, "generator_hash", lambda name: calls.append(name) or own(name))
+    calls, own = [], Generator.sha256
+    monkeypatch.setattr(Generator, "sha256", lambda self: calls.append(self.name) or own(self))
     first = provenance.hash_of(str(generator))
     assert provenance.hash_of(str(generator)) == first and len(calls) == 1
     swap(generator)
@@ -162,7 +162,7 @@ def test_plans_of_studies_and_grids_name_their_generator_too(generator, tmp_path
     study = Plan.read(study_folder(directory, "text only") / "plan.parquet")
     grid = plan_grid(DATASET, guide, GridConfig(classes=CLASSES[:1]), str(generator))
     for meta in (study.meta, grid.meta):
-        assert meta["generator_sha256"] == generator_hash(str(generator))
+        assert meta["generator_sha256"] == Generator.find(str(generator)).sha256()
         assert meta["classifier_sha256"] == guide.sha256()
         assert "decoder_sha256" in meta
     assert said(study_folder(directory, "text only"), 0)["generator_sha256"] == study.meta["generator_sha256"]

@@ -17,7 +17,7 @@ from tailsmith.data.sources.benchmarks import published
 from tailsmith.data.sources.recipes import data_of, known_recipes, split_data
 from tailsmith.experiment import report_run
 from tailsmith.files import read_json
-from tailsmith.generation.generator import generator_hash, no_loading_bars
+from tailsmith.generation.generator import Generator, no_loading_bars
 from tailsmith.runs.config import RunConfig
 from tailsmith.runs.recipe import defaults, read_recipe
 from tailsmith.settings import from_dict, to_dict
@@ -40,7 +40,7 @@ def test_every_recipe_is_a_run_that_could_start(capsys: Capture) -> None:
     for name in known_recipes():
         config = config_of(name)
         assert read_recipe(name).benchmark.name == name
-        assert generator_hash(config.generator).startswith("hub:")
+        assert Generator.find(config.generator).sha256().startswith("hub:")
         assert config.synthesis.num_inference_steps == 30  # Appendix G, as the next two
         assert (config.synthesis.feedback.every, config.synthesis.feedback.criterion) == (5, "entropy")
         assert (config.real.momentum, config.mixed.momentum) == (0.9, 0.9)

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,6 +127,7 @@ def test_a_worker_that_is_killed_is_an_error_of_one_line(images):
 def test_no_worker_outlives_a_parent_that_is_killed():
     code = """
 import os, signal, sys
+sys.path.insert(0, sys.argv[1])
 import numpy as np
 from tailsmith.data import view_workers
 view_workers._WATCH = 0.1
@@ -135,7 +137,9 @@ images.ahead([0, 1], np.arange(2, dtype=np.uint64))()
 print(*images._workers._pool._processes, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)], capture_output=True, text=True, timeout=120
+    )
     workers = [int(each) for each in done.stdout.split()]
     assert len(workers) == 2, done.stderr
     until = time.monotonic() + 20

@@ -16,8 +16,9 @@ from tailsmith.data.sources import named
 from tailsmith.devices import chosen_dtype
 from tailsmith.errors import UserError
 from tailsmith.files import read_json, write_json
-from tailsmith.generation.generator import generator_folder, generator_hash, preset
+from tailsmith.generation.generator import Generator, preset
 from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.runs.arms import ARMS, GUIDE, Arm
 from tailsmith.runs.checks import check_run
 from tailsmith.runs.config import RunConfig, arms_of, check_settled, synthesis_of, train_config
@@ -45,7 +46,7 @@ class World:
     config: RunConfig
     dataset: Dataset
     generator: Callable[[], Any]
-    test: Callable[[Classifier, Dataset], dict[str, Any]] = evaluate
+    test: Callable[[Classifier, Dataset], AccuracyTable] = evaluate
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     dataset = keep_data(directory, config.per, dataset)
 
     world = World(directory, config, dataset, cache(lambda: load_hashed(config.generator, dtype=dtype)))
-    if generator_folder(config.generator) is None:  # on the hub: whether it can be had shows before hours of training
+    if (
+        Generator.find(config.generator).folder is None
+    ):  # on the hub: whether it can be had shows before hours of training
         world.generator()
 
     # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
@@ -204,7 +207,7 @@ def _train_arm(world: World, arm: Arm, synthetic: Dataset | None, real: Dataset)
             checkpoint=checkpoint,
         )
 
-    def evaluate(trained: Classifier) -> dict[str, Any]:
+    def evaluate(trained: Classifier) -> AccuracyTable:
         return world.test(trained, world.dataset)
 
     classifier = directory.classifier(arm.name)
@@ -242,7 +245,7 @@ def _provenance(config: RunConfig, dataset: Dataset, guide: Classifier) -> dict[
             "generator": preset(config.generator).licence,
         },
         "hashes": {
-            f"generator {config.generator}": generator_hash(config.generator),
+            f"generator {config.generator}": Generator.find(config.generator).sha256(),
             "guiding classifier": guide.sha256(),
         },
         "seeds": {

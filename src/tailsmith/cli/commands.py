@@ -33,7 +33,7 @@ def inspect(
     from tailsmith.data.counts import class_counts, describe, group_counts
     from tailsmith.data.sources.benchmarks import published
     from tailsmith.data.sources.recipes import data_of
-    from tailsmith.generation.generator import class_advice
+    from tailsmith.generation.generator import Generator
     from tailsmith.runs.recipe import read_recipe
     from tailsmith.synthesis.cost import cost
     from tailsmith.synthesis.planning import to_add
@@ -54,7 +54,7 @@ def inspect(
         wanted = "max" if goal.target is None else goal.target
         lacking = to_add(dataset, wanted, goal.per)
         spent = cost(sum(lacking.values()), sampling.generator, sampling.seconds_per_image, _NO_CONFIG)
-        if (advice := class_advice(sampling.generator, dataset.class_names, {})) is not None:
+        if (advice := Generator.find(sampling.generator).class_advice(dataset.class_names, {})) is not None:
             spent |= {"hours": None, "seconds_per_image": None, "bytes": None, "advice": advice}
         described["plan"] = {"target": wanted, "per": goal.per, "to_add": lacking, **spent}
     if json:

@@ -1,10 +1,13 @@
 """Pretrained generators: a name, a folder or a hub id -> a diffusers pipeline that the worker can call."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -15,91 +18,143 @@ from tailsmith.devices import chosen_device, is_out_of_memory
 from tailsmith.errors import UserError
 from tailsmith.files import sha256_folder
 from tailsmith.generation.families import WITH_IP_ADAPTER, Family, family_of, get_family
-from tailsmith.generation.locations import HUB_ID, Weights, class_advice, find_weights, generator_folder, located
-from tailsmith.generation.pipeline_folder import INDEX, own_parts, read_index, read_object
+from tailsmith.generation.locations import HUB_ID, Weights, find_weights
+from tailsmith.generation.pipeline_folder import (
+    INDEX,
+    fitted_classes,
+    own_parts,
+    read_index,
+    read_object,
+    unknown_classes,
+)
 from tailsmith.generation.presets import EMBEDDED, PRESETS, Companion, Preset, preset
 
 __all__ = [
     "EMBEDDED",
+    "Generator",
     "PRESETS",
     "Preset",
-    "class_advice",
     "decoder_hash",
     "find_decoder",
-    "generator_family",
-    "generator_folder",
-    "generator_hash",
     "load_decoder",
     "load_generator",
-    "located",
     "located_decoder",
     "no_loading_bars",
     "preset",
 ]
 
 log = logging.getLogger(__name__)
+WORDS = ("sd2.1-unclip", "sd1.5-ip-adapter", "sdxl")  # presets to try first
 
 
-def generator_family(generator: str) -> tuple[str, Family] | None:
-    """Name and family as far as is known before loading (None: a bare hub id); ValueError for an unknown family."""
-    weights, known = find_weights(generator), preset(generator)
-    if weights.folder is None:
-        return (known.family, get_family(known.family)) if known.family else None
-    name = str(read_index(weights.folder)["_class_name"])
-    expected = known.family.removesuffix(WITH_IP_ADAPTER)
-    if expected and name != expected:
-        raise UserError(f"generator {generator!r} should be a {expected}, but {weights.folder} is a {name}")
-    return known.family or name, get_family(known.family or name)
+@dataclass(frozen=True)
+class Generator:
+    """A pretrained pipeline that has a name: a preset, a folder, PRESET=SOURCE or a hub id, as `find` found it."""
+
+    name: str
+    preset: Preset
+    weights: Weights
+
+    @staticmethod
+    def find(name: str = EMBEDDED) -> Generator:
+        """ValueError for what is no preset, no folder of a pipeline and no hub id; nothing is loaded."""
+        return Generator(str(name), preset(str(name)), find_weights(str(name)))
+
+    @property
+    def folder(self) -> Path | None:
+        """None for one that lives on the hub."""
+        return self.weights.folder
+
+    @property
+    def licence(self) -> str:
+        return self.preset.licence
+
+    @property
+    def located(self) -> str:
+        """The same generator, named so that it is found from any directory: a relative folder becomes absolute."""
+        if self.name in PRESETS or self.folder is None:
+            return self.name
+        prefix, _, own = self.name.rpartition("=") if self.name.partition("=")[0] in PRESETS else ("", "", self.name)
+        return f"{prefix}={os.path.abspath(own)}" if prefix else os.path.abspath(own)
+
+    @property
+    def family(self) -> tuple[str, Family] | None:
+        """Name and family as far as is known before loading (None: a bare hub id); ValueError for an unknown family."""
+        known = self.preset.family
+        if self.folder is None:
+            return (known, get_family(known)) if known else None
+        name = str(read_index(self.folder)["_class_name"])
+        expected = known.removesuffix(WITH_IP_ADAPTER)
+        if expected and name != expected:
+            raise UserError(f"generator {self.name!r} should be a {expected}, but {self.folder} is a {name}")
+        return known or name, get_family(known or name)
+
+    def sha256(self) -> str:
+        """Of a folder's own parts, whatever else lies in it; a hub id at its revision is its own name."""
+        parts = [f"hub:{self.weights}"]
+        if self.folder is not None:
+            index = read_object(self.folder / INDEX)
+            own = [sha256_folder(part) for part in own_parts(self.folder, index)]
+            parts = [hashlib.sha256("".join(own).encode()).hexdigest()]
+        if self.preset.companion is not None:
+            second = _companion_weights(self.weights, self.preset.companion)
+            parts.append(sha256_folder(second.folder) if second.folder else f"hub:{second}")
+        return "+".join(parts)
+
+    def class_advice(self, class_names: Sequence[str], display_names: Mapping[str, str]) -> str | None:
+        """What to do where it lists the classes that it knows, and these are others; None where all is well.
+
+        A class counts by its word in the prompt: `display_names` has those that differ from its name.
+        """
+        known = fitted_classes(self.folder) if self.folder else None
+        unknown = unknown_classes(known, [display_names.get(name, name) for name in class_names]) if known else []
+        if known is None or not unknown:
+            return None
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        return (
+            f"generator {self.name!r} knows nothing but {shorten(', '.join(known), 120, placeholder=' ...')}; the data "
+            f"has {unknown[0]!r}{more}. Name a generator for this data: a preset that knows words "
+            f"({', '.join(WORDS)}), a folder or a hub id with --generator, or train one with "
+            "`tailsmith fit-generator`; a class that goes by another name there goes into synthesis.display_names"
+        )
+
+    def load(self, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32) -> Any:
+        """The diffusers pipeline, with its family's scheduler, silent and ready.
+
+        DDIM as the paper uses, but for flow-matching pipelines. `device` None: the one that classifiers go to as well
+        (devices.py). Weights are safetensors: no pickle is loaded. ValueError for a family that synthesis doesn't
+        know, and a hub id that can't be reached.
+        """
+        from diffusers import DiffusionPipeline  # two seconds that a plan can do without
+
+        _ = self.family  # ValueError
+        device = device or chosen_device()
+        if self.preset.restricted:
+            log.warning("generator %s: %s", self.name, self.licence)
+        with no_loading_bars(), _reachable(self.name, self.weights):
+            pipe = DiffusionPipeline.from_pretrained(
+                self.weights.source, revision=self.weights.revision, dtype=dtype, use_safetensors=True
+            )
+        if self.preset.companion is not None:
+            second = _companion_weights(self.weights, self.preset.companion)
+            with no_loading_bars(), _reachable(self.name, second):
+                _add_companion(pipe, self.preset.companion, second, dtype, device)
+        _set_scheduler(pipe, family_of(pipe))
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(device)
 
 
-def generator_hash(generator: str) -> str:
-    """SHA-256 of a folder's own parts, whatever else lies in it; a hub id at its revision is its own name."""
-    weights, companion = find_weights(generator), preset(generator).companion
-    parts = [f"hub:{weights}"]
-    if weights.folder is not None:
-        index = read_object(weights.folder / INDEX)
-        own = [sha256_folder(part) for part in own_parts(weights.folder, index)]
-        parts = [hashlib.sha256("".join(own).encode()).hexdigest()]
-    if companion is not None:
-        second = _companion_weights(weights, companion)
-        parts.append(sha256_folder(second.folder) if second.folder else f"hub:{second}")
-    return "+".join(parts)
+def load_generator(
+    generator: str = EMBEDDED, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Any:
+    """`Generator.find(generator).load(...)`: a diffusers pipeline by preset, folder, hub id or PRESET=SOURCE."""
+    return Generator.find(generator).load(device=device, dtype=dtype)
 
 
 def _companion_weights(weights: Weights, companion: Companion) -> Weights:
     """A subfolder beside local weights, or the hub."""
     beside = weights.folder / companion.name if weights.folder else None
     return Weights(beside) if beside and beside.is_dir() else Weights(None, companion.source, companion.revision)
-
-
-def load_generator(
-    generator: str = EMBEDDED, *, device: str | torch.device | None = None, dtype: torch.dtype = torch.float32
-) -> Any:
-    """A diffusers pipeline by preset, folder, hub id or PRESET=SOURCE, with its family's scheduler, silent and ready.
-
-    DDIM as the paper uses, but for flow-matching pipelines. `device` None: the one that classifiers go to as well
-    (devices.py). Weights are safetensors: no pickle is loaded. Raises ValueError for a folder that is not a pipeline,
-    a family that synthesis doesn't know, and a hub id that can't be reached.
-    """
-    from diffusers import DiffusionPipeline  # two seconds that a plan can do without
-
-    generator = str(generator)
-    generator_family(generator)
-    weights, known = find_weights(generator), preset(generator)
-    device = device or chosen_device()
-    if known.restricted:
-        log.warning("generator %s: %s", generator, known.licence)
-    with no_loading_bars(), _reachable(generator, weights):
-        pipe = DiffusionPipeline.from_pretrained(
-            weights.source, revision=weights.revision, dtype=dtype, use_safetensors=True
-        )
-    if known.companion is not None:
-        second = _companion_weights(weights, known.companion)
-        with no_loading_bars(), _reachable(generator, second):
-            _add_companion(pipe, known.companion, second, dtype, device)
-    _set_scheduler(pipe, family_of(pipe))
-    pipe.set_progress_bar_config(disable=True)
-    return pipe.to(device)
 
 
 def find_decoder(decoder: str, generator: str) -> Weights | None:
@@ -113,7 +168,7 @@ def find_decoder(decoder: str, generator: str) -> Weights | None:
         if hub is None:
             raise UserError(f"feedback.decoder should be own, tiny, a folder or a hub id, got {decoder!r}")
         return Weights(None, hub[1], hub[2])
-    beside = (generator_folder(generator) or Path()) / "tiny_decoder"
+    beside = (Generator.find(generator).folder or Path()) / "tiny_decoder"
     known = preset(generator).tiny_decoder
     if not beside.is_dir() and not known:
         raise UserError(

@@ -1,19 +1,15 @@
-"""Where a generator's weights are: a preset, a folder, PRESET=SOURCE or a hub id; and whether it knows the data."""
+"""Where a generator's weights are: a preset, a folder, PRESET=SOURCE or a hub id."""
 
-import os
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from textwrap import shorten
 
 from tailsmith.errors import UserError
-from tailsmith.generation.pipeline_folder import fitted_classes, index_path, unknown_classes
+from tailsmith.generation.pipeline_folder import index_path
 from tailsmith.generation.presets import EMBEDDED, PRESETS
 
 HUB_ID = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w.-]+))?")
-WORDS = ("sd2.1-unclip", "sd1.5-ip-adapter", "sdxl")  # presets to try first
 
 
 @dataclass(frozen=True)
@@ -51,39 +47,6 @@ def find_weights(generator: str) -> Weights:
             "(owner/name); give one of these"
         )
     return Weights(None, hub[1], hub[2])
-
-
-def generator_folder(generator: str) -> Path | None:
-    """The local folder of a generator, None for one that lives on the hub; ValueError where it can be neither."""
-    return find_weights(generator).folder
-
-
-def located(generator: str) -> str:
-    """The same generator, named so that it is found from any working directory: a relative folder becomes absolute."""
-    if generator in PRESETS or generator_folder(generator) is None:
-        return generator
-    name, _, own = generator.partition("=")
-    prefix, folder = (f"{name}=", own) if name in PRESETS and own else ("", generator)
-    return prefix + os.path.abspath(folder)
-
-
-def class_advice(generator: str, class_names: Sequence[str], display_names: Mapping[str, str]) -> str | None:
-    """What to do where a generator lists the classes that it knows, and these are others; None where all is well.
-
-    A class counts by its word in the prompt: `display_names` has those that differ from its name.
-    """
-    folder = generator_folder(generator)
-    known = fitted_classes(folder) if folder else None
-    unknown = unknown_classes(known, [display_names.get(name, name) for name in class_names]) if known else []
-    if known is None or not unknown:
-        return None
-    more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-    return (
-        f"generator {generator!r} knows nothing but {shorten(', '.join(known), 120, placeholder=' ...')}; the data has "
-        f"{unknown[0]!r}{more}. Name a generator for this data: a preset that knows words ({', '.join(WORDS)}), a "
-        "folder or a hub id with --generator, or train one with `tailsmith fit-generator`; a class that goes by "
-        "another name there goes into synthesis.display_names"
-    )
 
 
 def _embedded_folder() -> Path:

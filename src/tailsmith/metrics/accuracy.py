@@ -24,6 +24,25 @@ Cell = dict[str, Any]  # accuracy 0..100 or NaN, n images, low and high of the 9
 NEWER = {"images", "average"}  # what tables of earlier versions lack
 
 
+class AccuracyTable(dict[str, Any]):
+    """What one classifier got right, as JSON holds it: cells by section ("overall", "shots", "classes", ...), and under
+    "images" whether each test image was right, so that two tables of the same images can be compared in pairs.
+    """
+
+    def cell(self, *keys: str) -> Cell:
+        """The cell at e.g. ("shots", "few"); empty where the table has none."""
+        found: Any = self
+        for key in keys:
+            found = (found or {}).get(key)
+        return dict(found or {})
+
+    @property
+    def correct(self) -> Array | None:
+        """[n] bool, in the order of the test images; None for a table of an earlier version."""
+        images = self.get("images")
+        return np.frombuffer(images["correct"].encode(), dtype=np.uint8) == ord("1") if images else None
+
+
 @dataclass(frozen=True)
 class Attributes:
     """Which context each test image is in, and how often training had each class in each context."""
@@ -43,8 +62,8 @@ def accuracy_table(
     image_ids: Sequence[str] | None = None,  # [n], so that other tables can be told to be of the same images
     bootstrap: int = 1000,  # replicates for the worst group's interval; 0 = none (NaN)
     seed: int = 0,
-) -> dict[str, Any]:
-    """A JSON-able dict of cells; accuracy in %, NaN where there are no test images.
+) -> AccuracyTable:
+    """A table of cells; accuracy in %, NaN where there are no test images.
 
     Overall and shots are means over classes of class accuracy, group shots means over groups; `average` is the mean
     over images. Means say of how many of their classes (or groups) there are test images. The worst group is the one
@@ -56,12 +75,12 @@ def accuracy_table(
     hits, counts = _strata(predicted, truth, attribute, len(class_names), len(names))  # [C, A + 1]
     right, n = hits.sum(1), counts.sum(1)
     shot = shots(_checked_counts("train_counts", train_counts, len(class_names)))
-    table: dict[str, Any] = {
-        "overall": _mean_cell(right, n, "classes"),
-        "average": _cell(right.sum(keepdims=True), n.sum(keepdims=True)),
-        "shots": {name: _mean_cell(right[shot == name], n[shot == name], "classes") for name in SHOTS},
-        "classes": {name: {**_cell(right[[c]], n[[c]]), "shot": str(shot[c])} for c, name in enumerate(class_names)},
-    }
+    table = AccuracyTable(
+        overall=_mean_cell(right, n, "classes"),
+        average=_cell(right.sum(keepdims=True), n.sum(keepdims=True)),
+        shots={name: _mean_cell(right[shot == name], n[shot == name], "classes") for name in SHOTS},
+        classes={name: {**_cell(right[[c]], n[[c]]), "shot": str(shot[c])} for c, name in enumerate(class_names)},
+    )
     in_group, group_n = hits[:, 1:].ravel(), counts[:, 1:].ravel()
     group_names = [f"{label} in {name}" for label in class_names for name in names]
     table["groups"] = {name: _cell(in_group[[g]], group_n[[g]]) for g, name in enumerate(group_names)}

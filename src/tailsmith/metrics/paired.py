@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.metrics.intervals import Interval, mean_difference_interval, minimum_difference_interval
 
 Array = npt.NDArray[Any]
@@ -15,15 +16,15 @@ Array = npt.NDArray[Any]
 REPLICATES = 1000  # for the worst group
 
 
-def paired_interval(before: Mapping[str, Any], after: Mapping[str, Any], keys: Sequence[str]) -> Interval | None:
+def paired_interval(before: AccuracyTable, after: AccuracyTable, keys: Sequence[str]) -> Interval | None:
     """Of the cell at e.g. ("shots", "few") of `after` minus that of `before`, in points.
 
     None where the tables don't hold the same test images in the same order, or have no test image there.
     """
     if not same_images(before, after):
         return None
-    one, two = before["images"], after["images"]
-    first, second = _flags(one["correct"]), _flags(two["correct"])
+    first, second = before.correct, after.correct
+    assert first is not None and second is not None  # as same_images has seen
     stratum, chosen = _strata(before, keys)
     if stratum is None:
         return None
@@ -39,7 +40,7 @@ def paired_interval(before: Mapping[str, Any], after: Mapping[str, Any], keys: S
     return Interval(100 * float(low), 100 * float(high))
 
 
-def same_images(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+def same_images(before: AccuracyTable, after: AccuracyTable) -> bool:
     """Both tables say which image was right, of the same images in the same order, with the same shots."""
     one, two = before.get("images"), after.get("images")
     if not one or not two:
@@ -49,7 +50,7 @@ def same_images(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return all(_shots(before, section) == _shots(after, section) for section in ("classes", "groups"))
 
 
-def _strata(table: Mapping[str, Any], keys: Sequence[str]) -> tuple[Array | None, Array]:
+def _strata(table: AccuracyTable, keys: Sequence[str]) -> tuple[Array | None, Array]:
     """The stratum [n] of each image (-1 = none) and whether it belongs to the cell [K]; None for an unknown cell."""
     images, nothing = table["images"], np.zeros(0, dtype=bool)
     labels = _numbers(images["labels"])
@@ -72,13 +73,8 @@ def _strata(table: Mapping[str, Any], keys: Sequence[str]) -> tuple[Array | None
     return stratum, np.array([shot == keys[1] for shot in names.values()])
 
 
-def _shots(table: Mapping[str, Any], section: str) -> dict[str, str | None]:
+def _shots(table: AccuracyTable, section: str) -> dict[str, str | None]:
     return {name: cell.get("shot") for name, cell in (table.get(section) or {}).items()}
-
-
-def _flags(text: str) -> Array:
-    flags: Array = np.frombuffer(text.encode(), dtype=np.uint8) == ord("1")
-    return flags
 
 
 def _numbers(text: str) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from tailsmith.errors import UserError
+from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.metrics.paired import paired_interval
 from tailsmith.report.words import tested_words
 from tailsmith.strata import GROUP_SHOTS, SHOT_RANGES
@@ -60,7 +61,7 @@ class Arm:
     """One way of training, with the accuracy table of each of its seeds."""
 
     name: str
-    tables: tuple[Mapping[str, Any], ...]
+    tables: tuple[AccuracyTable, ...]
 
     def cells(self, *keys: str) -> list[Cell]:
         """The cell at e.g. ("shots", "few") of every seed; a table without it gives a missing cell."""
@@ -100,7 +101,7 @@ class Difference:
 
 def read_arm(name: str, tables: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Arm:
     """An arm given as one accuracy table, or as one table per seed."""
-    several = [tables] if isinstance(tables, Mapping) else list(tables)
+    several = [AccuracyTable(each) for each in ([tables] if isinstance(tables, Mapping) else tables)]
     if not several or any("overall" not in table for table in several):
         raise UserError(f"arm {name!r}: expected an accuracy table with 'overall', or a list of them, one per seed")
     return Arm(name, tuple(several))
@@ -145,10 +146,8 @@ def _t_half_width(values: Sequence[float]) -> float:
     return float(stats.t.ppf(0.975, len(values) - 1)) * spread
 
 
-def _read_cell(table: Mapping[str, Any], keys: Sequence[str]) -> Cell:
-    raw: Any = table
-    for key in keys:
-        raw = (raw or {}).get(key)
+def _read_cell(table: AccuracyTable, keys: Sequence[str]) -> Cell:
+    raw = table.cell(*keys)
     if not raw:
         return Cell()
     accuracy, low, high = (_number(raw.get(key)) for key in ("accuracy", "low", "high"))

@@ -12,6 +12,7 @@ from tailsmith.experiment import train_arm, train_arms
 from tailsmith.files import read_json, write_json
 from tailsmith.generation.generator import load_generator
 from tailsmith.guidance.criteria import entropy
+from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.metrics.samples import agreement, frechet_distance
 from tailsmith.reproduction.driver import seeded, world_of
 from tailsmith.reproduction.fashion import LT
@@ -97,5 +98,5 @@ def _slug(name: str) -> str:
     return name.replace(",", "").replace(" ", "-")
 
 
-def _on_validation(classifier: Classifier, dataset: Dataset) -> dict[str, Any]:
+def _on_validation(classifier: Classifier, dataset: Dataset) -> AccuracyTable:
     return evaluate(classifier, dataset, "val", bootstrap=0)

@@ -11,7 +11,7 @@ from tailsmith.classification.training import check_train_config, untrained_clas
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.errors import UserError
-from tailsmith.generation.generator import generator_hash
+from tailsmith.generation.generator import Generator
 from tailsmith.runs.config import RunConfig, arms_of, sets_of, train_config
 from tailsmith.runs.studied import study_settings
 from tailsmith.synthesis.planning import checked_settings, missing
@@ -25,7 +25,7 @@ def check_run(config: RunConfig, dataset: Dataset) -> None:
     if config.search is not None and not len(dataset.split("val")):
         raise UserError(f"dataset {dataset.name!r} has no validation images, and search selects on them alone")
     named_augmentation(config.augmentation)
-    generator_hash(config.generator)
+    Generator.find(config.generator).sha256()
     for settings in sets_of(config).values():
         checked_settings(dataset, settings, config.generator)
         missing(dataset, config.target, config.per)

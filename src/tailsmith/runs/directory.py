@@ -19,6 +19,7 @@ from tailsmith.data.fingerprint import Fingerprint, changes, fingerprint
 from tailsmith.errors import UserError
 from tailsmith.files import is_temporary, read_json, remove_leftovers, write_json, write_text
 from tailsmith.locks import exclusive
+from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.runs.config import RunConfig
 from tailsmith.runs.identity import OF_DATA, differing, is_same_generator
 from tailsmith.settings import from_dict, to_dict
@@ -142,9 +143,9 @@ class RunDirectory:
         folder = self.arm(arm) / "classifier"
         return on_accelerator(load_classifier(folder)) if (folder / "config.json").exists() else None
 
-    def evaluation(self, arm: str) -> dict[str, Any] | None:
+    def evaluation(self, arm: str) -> AccuracyTable | None:
         path = self.arm(arm) / "evaluation.json"
-        return read_json(path) if path.exists() else None
+        return AccuracyTable(read_json(path)) if path.exists() else None
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

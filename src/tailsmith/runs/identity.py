@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from tailsmith.generation.generator import generator_hash, located
+from tailsmith.generation.generator import Generator
 from tailsmith.runs.config import RunConfig
 from tailsmith.runs.outputs import plan_meta
 from tailsmith.synthesis.plan_identity import WITHOUT_EFFECT
@@ -42,14 +42,15 @@ def differing(earlier: RunConfig, wanted: RunConfig, among: Collection[str] | No
 
 def is_same_generator(run: Path, earlier: str, wanted: str) -> bool:
     """Whether a run's generator goes by another name now: its plans' hashes count, else those of the weights."""
-    now = generator_hash(wanted)
+    now = Generator.find(wanted).sha256()
     places = ("synthetic/*", "arms/*/synthetic", "study/*")  # the second one: as earlier versions had it
     plans = [path for place in places for path in run.glob(f"{place}/plan.parquet")]
     planned = {(plan_meta(path) or {}).get("generator_sha256") for path in plans}
     if planned:
         return planned == {now}
     try:
-        return located(earlier) == located(wanted) or generator_hash(earlier) == now
+        before = Generator.find(earlier)
+        return before.located == Generator.find(wanted).located or before.sha256() == now
     except ValueError:  # it is no longer where it was
         return False
 

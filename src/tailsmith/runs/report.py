@@ -11,6 +11,7 @@ from PIL import Image
 from tailsmith.classification.history import selected_score
 from tailsmith.data.dataset import Dataset
 from tailsmith.files import read_json, write_json
+from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.report.content import ReportData
 from tailsmith.report.document import write_report
 from tailsmith.report.gallery import GalleryRow
@@ -58,9 +59,10 @@ def verdict(directory: RunDirectory, config: RunConfig) -> str:
     return "\n".join([headline(baseline, best), " ".join(lead(baseline, best, 0))])
 
 
-def arm_tables(directory: RunDirectory, config: RunConfig) -> dict[str, Any]:
+def arm_tables(directory: RunDirectory, config: RunConfig) -> dict[str, AccuracyTable | list[AccuracyTable]]:
     """Arm -> its accuracy table; with a search, those of its training seeds, of which the chosen trial is none."""
-    tables: dict[str, Any] = {arm: directory.evaluation(arm) or {} for arm in config.arms}
+    single = {arm: directory.evaluation(arm) or AccuracyTable() for arm in config.arms}
+    tables: dict[str, AccuracyTable | list[AccuracyTable]] = {**single}
     if config.search is not None:
         tables |= {arm: seed_tables(config.search, directory.arm(arm) / "search") or tables[arm] for arm in tables}
     return tables

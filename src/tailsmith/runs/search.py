@@ -24,12 +24,12 @@ from tailsmith.classification.history import selected_score
 from tailsmith.classification.training import Diverged
 from tailsmith.errors import UserError
 from tailsmith.files import read_json, write_json
-from tailsmith.metrics.accuracy import summarise
+from tailsmith.metrics.accuracy import AccuracyTable, summarise
 from tailsmith.runs.config import SearchConfig
 from tailsmith.runs.outputs import HISTORY, save_trained
 
 Fit = Callable[[TrainConfig, str], Classifier]  # settings, what they are for -> a classifier with its history
-Evaluate = Callable[[Classifier], dict[str, Any]]  # -> accuracy table on test images
+Evaluate = Callable[[Classifier], AccuracyTable]  # on test images
 
 
 def drawn_settings(search: SearchConfig, training: TrainConfig, trial: int) -> TrainConfig:
@@ -81,10 +81,10 @@ def over_seeds(
     }
 
 
-def seed_tables(search: SearchConfig, folder: Path) -> list[dict[str, Any]]:
+def seed_tables(search: SearchConfig, folder: Path) -> list[AccuracyTable]:
     """The accuracy tables of the training seeds that are tested already."""
     paths = [_seed_path(folder, number) for number in range(1, search.seeds + 1)]
-    return [read_json(path) for path in paths if path.exists()]
+    return [AccuracyTable(read_json(path)) for path in paths if path.exists()]
 
 
 def _run_trial(settings: TrainConfig, fit: Fit, trial: int, path: Path, best: float) -> None:

@@ -21,7 +21,7 @@ from tailsmith.data.transforms import Augmentation
 from tailsmith.data.transforms import augmentation as named_augmentation
 from tailsmith.data.views import PerImage
 from tailsmith.errors import UserError
-from tailsmith.metrics.accuracy import Attributes, accuracy_table
+from tailsmith.metrics.accuracy import AccuracyTable, Attributes, accuracy_table
 from tailsmith.runs.progress import followed, identity
 from tailsmith.synthesis.prediction import check_classes, predict
 
@@ -70,7 +70,7 @@ def train(
     return classifier
 
 
-def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> dict[str, Any]:
+def evaluate(classifier: Any, dataset: Dataset, split: str = "test", *, bootstrap: int = 1000) -> AccuracyTable:
     """Accuracy on real images of a split: overall, per class, shot and group, worst group, each with n and interval.
 
     Shots and group shots are by the dataset's own training counts.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tailsmith.errors import UserError
-from tailsmith.generation.generator import EMBEDDED, PRESETS, generator_folder, preset
+from tailsmith.generation.generator import EMBEDDED, PRESETS, Generator, preset
 from tailsmith.generation.pipeline_folder import read_object
 from tailsmith.synthesis.config import SynthesisConfig
 
@@ -52,7 +52,7 @@ def _measured(generator: str, config: SynthesisConfig) -> tuple[float | None, st
 
 def image_size(generator: str) -> int:
     """Pixels; of a folder as its denoiser and autoencoder say, else the preset's."""
-    folder = None if generator in PRESETS else generator_folder(generator)
+    folder = None if generator in PRESETS else Generator.find(generator).folder
     denoiser, autoencoder = _part(folder, "unet", "transformer"), _part(folder, "vae", "movq")
     if denoiser is None or autoencoder is None:
         return preset(generator).image_size

@@ -16,7 +16,7 @@ import pandas as pd
 from tailsmith.data.dataset import Dataset
 from tailsmith.devices import DTYPES
 from tailsmith.errors import UserError
-from tailsmith.generation.generator import class_advice
+from tailsmith.generation.generator import Generator
 from tailsmith.generation.presets import preset
 from tailsmith.guidance.config import CRITERION_NAMES, PER_IMAGE, FeedbackConfig, check_feedback
 from tailsmith.settings import from_dict
@@ -273,7 +273,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def check_generator(generator: str, class_names: Sequence[str], config: SynthesisConfig) -> None:
     """Raise ValueError for data that a generator doesn't know, and for settings of its calls that mean nothing."""
-    if (advice := class_advice(generator, class_names, config.display_names)) is not None:
+    if (advice := Generator.find(generator).class_advice(class_names, config.display_names)) is not None:
         raise UserError(advice)
     if config.dtype not in DTYPES:
         raise UserError(f"dtype should be one of {', '.join(DTYPES)}, got {config.dtype!r}")

@@ -14,7 +14,7 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.sources.benchmarks import Benchmark, missing_from_totals, published
 from tailsmith.errors import UserError
 from tailsmith.generation.families import check_conditioning
-from tailsmith.generation.generator import EMBEDDED, find_decoder, generator_family, located_decoder
+from tailsmith.generation.generator import EMBEDDED, Generator, find_decoder, located_decoder
 from tailsmith.synthesis.allocation import Target, missing_counts
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.cost import image_size
@@ -57,7 +57,7 @@ def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) 
     check_config(config, dataset)
     if config.conditioning != "text":
         check_conditionable(dataset)
-    if (known := generator_family(generator)) is not None:
+    if (known := Generator.find(generator).family) is not None:
         check_conditioning(*known, [config.conditioning])
     feedback = config.feedback
     if feedback.scale > 0:

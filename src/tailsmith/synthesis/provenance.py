@@ -12,7 +12,7 @@ from tailsmith import __version__
 from tailsmith.classification.classifier import Classifier
 from tailsmith.devices import chosen_dtype, dtype_name
 from tailsmith.errors import UserError
-from tailsmith.generation.generator import decoder_hash, generator_folder, generator_hash, load_generator, located
+from tailsmith.generation.generator import Generator, decoder_hash, load_generator
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_identity import RENDERING, per_call
@@ -29,7 +29,7 @@ def planned_by(generator: str, config: SynthesisConfig, classifier: Any) -> dict
     guided = config.feedback.scale > 0
     return {
         "version": __version__,
-        "generator": located(generator),
+        "generator": Generator.find(generator).located,
         "generator_sha256": hash_of(generator),
         "decoder_sha256": decoder_hash(config.feedback.decoder, generator) if guided else None,
         "classifier_sha256": classifier.sha256() if isinstance(classifier, Classifier) else None,
@@ -68,13 +68,13 @@ def planned_pipe(plan: Plan, pipe: Any = None) -> Any:
 
 
 def hash_of(generator: str) -> str:
-    """`generator_hash`, computed anew only where the files have changed."""
+    """`Generator.sha256`, computed anew only where the files have changed."""
     return _hash_of(generator, file_state(generator))
 
 
 @lru_cache(maxsize=8)
 def _hash_of(generator: str, files: State) -> str:
-    return generator_hash(generator)
+    return Generator.find(generator).sha256()
 
 
 def weights_of(pipe: Any) -> Weights | None:
@@ -96,7 +96,7 @@ def warn_of_change(pipe: Any) -> None:
 
 def file_state(generator: str) -> State:
     """What tells cheaply that some file of a local generator is another one; empty for one on the hub."""
-    folder = generator_folder(generator)
+    folder = Generator.find(generator).folder
     if folder is None:
         return ()
     return tuple(sorted(_file_state(path) for path in folder.rglob("*") if path.is_file()))
