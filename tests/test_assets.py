@@ -62,7 +62,7 @@ def test_samples_show_what_the_prompt_names_and_feedback_raises_the_entropy(mini
         (results,) = worker.render(plan.table, plan.feedback)
         entropy.append(results["criterion_value"].mean())
         if scale == 0:
-            from tailsmith.synthesis.worker import synthetic_dataset
+            from tailsmith.synthesis.shards import synthetic_dataset
 
             made = synthetic_dataset(results, dataset)
             seen = predict(judge, made).logits.argmax(1).numpy()

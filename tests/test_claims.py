@@ -17,7 +17,7 @@ from rendering import tiny_plan
 from tailsmith.data.packed import write_packed
 from tailsmith.synthesis import claims
 from tailsmith.synthesis.claims import claim_path, claimed, in_turn, sweep
-from tailsmith.synthesis.shard_checks import shard_path
+from tailsmith.synthesis.shards import shard_path
 
 PLAN = tiny_plan(feedback_scale=0.0, shard_size=1)  # ten shards
 

@@ -33,7 +33,7 @@ from tailsmith.runs.config import RunConfig, SearchConfig
 from tailsmith.settings import from_dict, to_dict
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.cost import PNG_RATIO, cost
-from tailsmith.synthesis.shards import chosen_shards
+from tailsmith.synthesis.sets import chosen_shards
 
 QUICK_TRAIN = ["--train.steps=4", "--train.batch-size=8", "--train.evaluate-every=2", "--train.image-size=16"]
 

@@ -23,7 +23,7 @@ from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.engines import local
 from tailsmith.synthesis.rendering import render_job, written_job
-from tailsmith.synthesis.worker import read_shards
+from tailsmith.synthesis.shards import read_shards
 from test_bad_input import save_classifier
 from tiny import TinyClassifier, tiny_pipeline
 

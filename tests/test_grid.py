@@ -29,7 +29,8 @@ from tailsmith.studies.grid.page import render_grid_page
 from tailsmith.studies.grid.plan import grid_axes, plan_grid
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.requests import make_plan
-from tailsmith.synthesis.worker import Worker, read_shards, shard_path
+from tailsmith.synthesis.shards import read_shards, shard_path
+from tailsmith.synthesis.worker import Worker
 from tiny import CLASSES, TinyClassifier, tiny_dataset
 
 DATASET = tiny_dataset()

@@ -144,7 +144,7 @@ def test_any_flipped_bit_is_found_or_does_no_harm(shard: Path) -> None:
             check_images(shard)
         except Damaged:
             found += 1
-        else:  # without its checksum a shard isn't ours, as synthesis/shard_checks.py says
+        else:  # without its checksum a shard isn't ours, as synthesis/shards.py says
             assert "checksum" not in said or (again.equals(rows) and said == meta)
     assert found > 200
 

@@ -24,7 +24,7 @@ from tailsmith.synthesis import provenance
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.provenance import UNKNOWN, load_hashed
-from tailsmith.synthesis.shard_checks import shard_path
+from tailsmith.synthesis.shards import shard_path
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
 
 CONFIG = SynthesisConfig(guidance_scale=1.0, num_inference_steps=2, shard_size=4, feedback=FeedbackConfig(scale=0.0))

@@ -11,8 +11,8 @@ from rendering import DATASET, encoded_images, tiny_plan
 from tailsmith.data.packed import write_packed
 from tailsmith.synthesis import shards
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.shards import check_folder, finished_images, keep_plan, plan_in
-from tailsmith.synthesis.worker import read_shards
+from tailsmith.synthesis.sets import check_folder, finished_images, keep_plan, plan_in
+from tailsmith.synthesis.shards import read_shards
 
 SMALL, LARGE = (tiny_plan(missing, feedback_scale=0.0) for missing in ((4, 2, 4), (6, 2, 7)))
 LARGEST = tiny_plan((6, 9, 7), feedback_scale=0.0)

@@ -10,11 +10,9 @@ import pytest
 import tailsmith
 from rendering import DATASET, tiny_plan
 from tailsmith.data.packed import Damaged, write_packed
-from tailsmith.synthesis import shard_checks
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.shard_checks import read_shard, shard_path, unsound
-from tailsmith.synthesis.shards import chosen_shards, finished_images
-from tailsmith.synthesis.worker import read_shards
+from tailsmith.synthesis.sets import chosen_shards, finished_images
+from tailsmith.synthesis.shards import read_shard, read_shards, shard_path, unsound
 
 PLAN = tiny_plan(feedback_scale=0.0)  # ten requests in three shards
 
@@ -155,7 +153,7 @@ def test_what_cannot_be_read_is_not_set_aside(folder, pipe, monkeypatch):
     def unreadable(path):
         raise ValueError(f"{path} can't be read (Permission denied)")
 
-    monkeypatch.setattr(shard_checks, "read_rows", unreadable)
+    monkeypatch.setattr("tailsmith.synthesis.shards.read_rows", unreadable)
     with pytest.raises(ValueError, match=r"can't be read .Permission denied."):
         tailsmith.synthesize(PLAN, DATASET, folder, pipe=pipe)
     assert not list(folder.glob("*damaged*"))

@@ -25,8 +25,9 @@ from tailsmith.generation.conditioning import drop_entries, embed_images
 from tailsmith.generation.families import family_of
 from tailsmith.guidance.criteria import entropy
 from tailsmith.synthesis.plan import Plan
+from tailsmith.synthesis.shards import read_shards, shard_path, synthetic_dataset
 from tailsmith.synthesis.storage import Storage
-from tailsmith.synthesis.worker import Worker, read_shards, shard_path, synthetic_dataset
+from tailsmith.synthesis.worker import Worker
 from test_bad_input import save_classifier
 from tiny import CLASSES, TinyClassifier, tiny_pipeline
 

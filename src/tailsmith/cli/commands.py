@@ -129,7 +129,7 @@ def train(
     from tailsmith.classification.checkpoint import discard
     from tailsmith.runs import training
     from tailsmith.runs.outputs import HISTORY, check_classifier_folder, save_trained
-    from tailsmith.synthesis.shards import finished_images
+    from tailsmith.synthesis.sets import finished_images
 
     devices.use(device)
     check_classifier_folder(out, data)
@@ -169,7 +169,7 @@ def synthesize(
     from tailsmith.synthesis.fulfilment import synthesize
     from tailsmith.synthesis.plan import Plan
     from tailsmith.synthesis.planning import with_dtype
-    from tailsmith.synthesis.shards import chosen_shards, plan_in, rendered
+    from tailsmith.synthesis.sets import chosen_shards, plan_in, rendered
 
     devices.use(rendering.device)
     if rendering.batch_size < 1:

@@ -32,7 +32,7 @@ from tailsmith.synthesis.plan_checks import settled
 from tailsmith.synthesis.prediction import Prediction, predict
 from tailsmith.synthesis.provenance import planned_by
 from tailsmith.synthesis.requests import make_plan
-from tailsmith.synthesis.worker import read_shards, synthetic_dataset
+from tailsmith.synthesis.shards import read_shards, synthetic_dataset
 
 PER_CLASS = 16  # images of each, per setting
 

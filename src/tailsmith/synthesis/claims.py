@@ -26,7 +26,7 @@ from typing import Any
 from tailsmith.errors import UserError
 from tailsmith.files import remove_leftovers
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.shard_checks import fault_of, set_aside, shard_path
+from tailsmith.synthesis.shards import fault_of, set_aside, shard_path
 
 log = logging.getLogger(__name__)
 STALE_SECONDS = 600.0  # also how far the clocks of machines may be apart

@@ -16,9 +16,8 @@ from tailsmith.synthesis.hardness import FILE, planned_gaussians
 from tailsmith.synthesis.plan import Plan, check_shards
 from tailsmith.synthesis.provenance import guide_hash
 from tailsmith.synthesis.rendering import render, worker_of, written_job
-from tailsmith.synthesis.shard_checks import guides_of, unsound
-from tailsmith.synthesis.shards import check_folder, keep_plan
-from tailsmith.synthesis.worker import read_shards, synthetic_dataset
+from tailsmith.synthesis.sets import check_folder, keep_plan
+from tailsmith.synthesis.shards import guides_of, read_shards, synthetic_dataset, unsound
 
 
 def synthesize(

@@ -25,8 +25,8 @@ from tailsmith.synthesis.claims import in_turn
 from tailsmith.synthesis.hardness import read_gaussians, write_gaussians
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.provenance import check_renderable, planned_pipe, really_by, warn_of_change
-from tailsmith.synthesis.shard_checks import begun_path, shard_path, unsound
-from tailsmith.synthesis.shards import keep_plan
+from tailsmith.synthesis.sets import keep_plan
+from tailsmith.synthesis.shards import begun_path, shard_path, unsound
 from tailsmith.synthesis.storage import Storage
 from tailsmith.synthesis.worker import Worker
 

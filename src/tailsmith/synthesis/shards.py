@@ -1,106 +1,171 @@
-"""Shards of a plan from outside: which ones were asked for, what they hold, whether all are there."""
+"""Shards: one Parquet file each, written when whole. What is in one is checked against its plan and what was written.
+
+A shard that is not what its plan asks for is set aside, never deleted. Who renders which is in claims.py; a folder of
+shards as a whole is in sets.py.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from tailsmith.data.checks import class_difference
-from tailsmith.data.dataset import Dataset
-from tailsmith.data.packed import read_rows
+from tailsmith.data.dataset import Dataset, make_table
+from tailsmith.data.packed import CHECKSUM, IMAGE_HASH, Damaged, check_images, location, read_meta, read_rows
 from tailsmith.errors import UserError
-from tailsmith.locks import exclusive
-from tailsmith.synthesis.claims import sweep
-from tailsmith.synthesis.plan import Plan, check_shards
-from tailsmith.synthesis.shard_checks import shard_path
-from tailsmith.synthesis.worker import read_shards, synthetic_dataset
+from tailsmith.synthesis.plan import Plan
+from tailsmith.synthesis.plan_checks import RESULTS, request_columns
 
-PLAN, LOCK = "plan.parquet", ".plan-lock"
+log = logging.getLogger(__name__)
+THREADS = 8  # hashing and reading release Python's lock
 
 
-def chosen_shards(text: str, known: Sequence[int]) -> list[int]:
-    """ "3", "0,1,2" or "0-9,12" -> shard numbers of the plan."""
-    chosen: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise UserError(f"shards should be numbers as in 3 or 0,1,2 or 0-9, got {text!r}")
-        low, high = int(first), int(last if dash else first)
-        check_shards([low, high] if low <= high else [], known)  # before a range of billions is written out
-        chosen += range(low, high + 1)
-    if not chosen:
-        raise UserError(f"the plan has the shards {min(known)}-{max(known)}, got {text}")
-    check_shards(chosen, known)
-    return sorted(set(chosen))
+def shard_path(folder: Path, number: int) -> Path:
+    return folder / f"shard-{number:05d}.parquet"
 
 
-def plan_in(out: Path, plan: Plan) -> Plan:
-    """A plan as its folder keeps it: where a smaller plan's images lie there, their shards stay and new ones follow;
-    where a larger one has grown from this one, this one's shards are some of that one's.
+def begun_path(folder: Path, number: int) -> Path:
+    """Where the images of a shard wait that was begun and not finished."""
+    return folder / f".begun-{number:05d}.parquet"
 
-    The same for every process that is given the plan. ValueError for a folder of another plan's shards.
+
+def read_shard(path: Path, plan: Plan, number: int, *, images: bool) -> pd.DataFrame:
+    """The rows of a plan's shard, but for the images; Damaged where they are not what the plan asks for.
+
+    Requests are compared one by one, everything but the images by a checksum, and with `images` these by their hashes,
+    for which all of the file is read.
     """
-    path = out / PLAN
-    kept = Plan.read(path) if path.exists() else plan
-    if kept.parts == plan.parts:
-        return plan
+    rows, meta = read_rows(path)
+    known = True
+    if "rendering" in plan.meta:  # shards of earlier versions say less about themselves
+        if CHECKSUM not in meta:
+            raise Damaged(f"{path} was not written by tailsmith: it has no checksum")
+        known = meta.get("plan") in (plan.identity, *plan.meta.get("extends", ()))
+        if not known and meta.get("common") != plan.common:
+            raise Damaged(f"{path} is a shard of another plan")
+    if (fault := _difference(rows, plan.shard(number))) is not None:  # a larger plan in the same folder may have it
+        raise Damaged(f"{path} {fault if known else 'is a shard of another plan'}")
+    if images:
+        check_images(path)
+    return rows.drop(columns=IMAGE_HASH, errors="ignore")
+
+
+def unsound(folder: Path, plan: Plan, numbers: Sequence[int]) -> list[int]:
+    """Which of these shards are to be made: not there, or not what was written. Every byte of the others is read."""
+
+    def to_be_made(number: int) -> bool:
+        path = shard_path(folder, number)
+        return not path.exists() or fault_of(path, plan, number) is not None
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(to_be_made, numbers))
+    return [number for number, made in zip(numbers, found, strict=True) if made]
+
+
+def guides_of(folder: Path, plan: Plan, numbers: Sequence[int]) -> set[str]:
+    """Hashes of the classifiers that guided those of a plan's shards that are there; of shards with feedback only."""
+    guided = {number for number in numbers if (plan.shard(number)["feedback_scale"] > 0).any()}
+    there = [path for number in sorted(guided) if (path := shard_path(folder, number)).is_file()]
+    with ThreadPoolExecutor(THREADS) as pool:
+        return {meta["classifier_sha256"] for meta in pool.map(read_meta, there) if "classifier_sha256" in meta}
+
+
+def fault_of(path: Path, plan: Plan, number: int) -> str | None:
+    """What is wrong with a shard that is there, as far as rendering it again would help."""
     try:
-        return plan.extended(kept)
-    except ValueError as error:
-        if (part := plan.within(kept)) is not None:
-            return part
-        older = "; an earlier version of tailsmith made them" if "rendering" not in kept.meta else ""
-        raise UserError(f"{out} holds images of another plan; use another folder ({error}{older})") from error
+        read_shard(path, plan, number, images=True)
+    except Damaged as error:
+        return error.fault
+    return None
 
 
-def keep_plan(out: Path, plan: Plan) -> None:
-    """Keep the plan, as `plan_in` gave it, beside its shards: the largest one of those that begin alike."""
-    path = out / PLAN
-    if not path.exists():
-        plan.write(path)
-    elif not _keeps(path, plan):
-        with exclusive(out / LOCK, "adds to this plan"):
-            if not _keeps(path, plan):
-                if plan_in(out, plan).parts != plan.parts:
-                    raise UserError(f"another process has added other images to {out}; run the same command again")
-                plan.write(path)
+def set_aside(path: Path, fault: str) -> Path:
+    """Rename a file to `NAME.damaged-1`, or the next free number, and say so; the caller holds the shard's claim."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    path.rename(aside)
+    log.warning("%s; set aside as %s, and rendered again", fault, aside.name)
+    return aside
 
 
-def _keeps(path: Path, plan: Plan) -> bool:
-    kept = Plan.read(path)
-    return kept.parts == plan.parts or kept.begins_with(plan)
+def _difference(rows: pd.DataFrame, planned: pd.DataFrame) -> str | None:
+    """What keeps the rows from being the planned requests, in their order, with all results."""
+    expected = [*request_columns(), *(name for name in RESULTS if name not in ("image", IMAGE_HASH))]
+    if lacking := [name for name in expected if name not in rows.columns]:
+        return f"lacks the column {lacking[0]!r}"
+    if len(rows) != len(planned):
+        return f"has {len(rows)} images, its plan {len(planned)}"
+    for name in request_columns():
+        got, wanted = _values(rows[name]), _values(planned[name])
+        if got != wanted:
+            row = next(row for row, pair in enumerate(zip(got, wanted, strict=True)) if pair[0] != pair[1])
+            return f"is not what its plan says: row {row} has the {name} {got[row]!r}, the plan {wanted[row]!r}"
+    return None
 
 
-def check_folder(out: Path, plan: Plan) -> Plan:
-    """What `plan_in` says, and ValueError as there; clear what killed processes left in the folder."""
-    sweep(out)
-    return plan_in(out, plan)
+def _values(column: pd.Series) -> list[object]:
+    """Of any type, None where there is none: what a column without text is read as differs."""
+    values = column.astype(object)
+    listed: list[object] = values.where(values.notna(), None).tolist()
+    return listed
 
 
-def finished_images(folder: Path, dataset: Dataset) -> Dataset:
-    """The images of a folder whose plan is fulfilled, all of them compared with their hashes.
+def read_shards(
+    folder: Path, plan: Plan, numbers: Sequence[int] | None = None, *, images: bool = False
+) -> pd.DataFrame:
+    """Shards of a plan (None = all), in its order, but for the images: column `path` says where each is (packed.py).
 
-    Raises ValueError for half of a plan, another dataset's, or a shard that is not what was written.
+    The images of a full plan would not fit into memory. Raises ValueError for a shard that is missing, or is not what
+    the plan asks for; with `images` all of these are read and compared with their hashes, too.
     """
-    requests = Plan.read(folder / PLAN)
-    planned = tuple(requests.meta["class_names"])
-    if planned != dataset.class_names:
+    folder = folder.resolve()  # the locations hold wherever the process goes
+    numbers = plan.shards if numbers is None else numbers
+    there = [number for number in numbers if shard_path(folder, number).exists()]
+    if not there:
+        raise UserError(f"no finished shard in {folder}; run `tailsmith synthesize` first")
+    if len(there) < len(numbers):
         raise UserError(
-            f"the classes of the images in {folder} are not the data's: the data "
-            f"{class_difference(dataset.class_names, planned)}; synthesize for this data"
+            f"{folder} has {len(there)} of its plan's {len(numbers)} shards; finish it with `tailsmith synthesize`"
         )
-    return synthetic_dataset(read_shards(folder, requests, images=True), dataset)
+
+    def one(number: int) -> pd.DataFrame:
+        path = shard_path(folder, number)
+        shard = read_shard(path, plan, number, images=images)
+        return shard.assign(path=[location(path, row) for row in range(len(shard))])
+
+    if len(guides := guides_of(folder, plan, numbers)) > 1:
+        which = ", ".join(sorted(guide[:12] for guide in guides))
+        raise UserError(
+            f"{folder} holds images that {len(guides)} classifiers guided ({which}); synthesize into another folder, "
+            "with one of them"
+        )
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = pd.concat(list(pool.map(one, numbers)), ignore_index=True)
+    rows = pd.Index(found["request_id"]).get_indexer(pd.Index(plan.table["request_id"]))
+    in_order: pd.DataFrame = found.iloc[rows[rows >= 0]].reset_index(drop=True)
+    return in_order
 
 
-def rendered(folder: Path, shards: Sequence[int]) -> dict[str, Any]:
-    """How many images, how fast, and what feedback skipped."""
-    made = pd.concat([read_rows(shard_path(folder, number))[0] for number in shards], ignore_index=True)
-    return {
-        "images": len(made),
-        "shards": len(shards),
-        "seconds_per_image": float(made["seconds"].mean()),
-        "skipped_steps": int(made["skipped_steps"].sum()),
-    }
+def synthetic_dataset(results: pd.DataFrame, like: Dataset) -> Dataset:
+    """Results, of shards or still in memory, as training rows of the same classes and attributes, but for the images
+    that show nothing.
+    """
+    black = results["black"].to_numpy(dtype=bool)
+    if black.any():
+        log.warning("%d of %d synthetic images show nothing and are left out", black.sum(), len(results))
+        results = results[~black]
+    table = make_table(
+        results["label"].to_numpy(),
+        image_ids=[f"synthetic-{request}" for request in results["request_id"]],
+        paths=results["path"].tolist() if "path" in results else None,
+        encoded=results["image"].tolist() if "image" in results else None,
+        attributes=results["attribute"].to_numpy(),
+        splits="train",
+        sources="synthetic",
+    )
+    return Dataset(table, like.class_names, like.attribute_names, f"{like.name} (synthetic)", like.licence)

@@ -2,11 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,7 @@ import torch
 from torch import Tensor
 
 from tailsmith.classification.prediction import evaluation_mode
-from tailsmith.data.dataset import Dataset, make_table
-from tailsmith.data.packed import location
+from tailsmith.data.dataset import Dataset
 from tailsmith.errors import UserError
 from tailsmith.generation.conditioning import drop_entries
 from tailsmith.generation.families import Family, check_conditioning, family_of
@@ -27,8 +24,6 @@ from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
 from tailsmith.randomness import noise_generator
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.memory import BatchSize
-from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.shard_checks import THREADS, guides_of, read_shard, shard_path
 from tailsmith.synthesis.storage import Storage
 
 log = logging.getLogger(__name__)
@@ -221,59 +216,3 @@ def _conditionings(requests: pd.DataFrame) -> list[str]:
     has_image, has_text = requests["conditioning_id"].notna(), requests["prompt"] != ""
     kinds = np.select([has_image & has_text, has_image], ["image+text", "image"], "text")
     return sorted(set(kinds.tolist()))
-
-
-def read_shards(
-    folder: Path, plan: Plan, numbers: Sequence[int] | None = None, *, images: bool = False
-) -> pd.DataFrame:
-    """Shards of a plan (None = all), in its order, but for the images: column `path` says where each is (packed.py).
-
-    The images of a full plan would not fit into memory. Raises ValueError for a shard that is missing, or is not what
-    the plan asks for; with `images` all of these are read and compared with their hashes, too.
-    """
-    folder = folder.resolve()  # the locations hold wherever the process goes
-    numbers = plan.shards if numbers is None else numbers
-    there = [number for number in numbers if shard_path(folder, number).exists()]
-    if not there:
-        raise UserError(f"no finished shard in {folder}; run `tailsmith synthesize` first")
-    if len(there) < len(numbers):
-        raise UserError(
-            f"{folder} has {len(there)} of its plan's {len(numbers)} shards; finish it with `tailsmith synthesize`"
-        )
-
-    def one(number: int) -> pd.DataFrame:
-        path = shard_path(folder, number)
-        shard = read_shard(path, plan, number, images=images)
-        return shard.assign(path=[location(path, row) for row in range(len(shard))])
-
-    if len(guides := guides_of(folder, plan, numbers)) > 1:
-        which = ", ".join(sorted(guide[:12] for guide in guides))
-        raise UserError(
-            f"{folder} holds images that {len(guides)} classifiers guided ({which}); synthesize into another folder, "
-            "with one of them"
-        )
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = pd.concat(list(pool.map(one, numbers)), ignore_index=True)
-    rows = pd.Index(found["request_id"]).get_indexer(pd.Index(plan.table["request_id"]))
-    in_order: pd.DataFrame = found.iloc[rows[rows >= 0]].reset_index(drop=True)
-    return in_order
-
-
-def synthetic_dataset(results: pd.DataFrame, like: Dataset) -> Dataset:
-    """Results, of shards or still in memory, as training rows of the same classes and attributes, but for the images
-    that show nothing.
-    """
-    black = results["black"].to_numpy(dtype=bool)
-    if black.any():
-        log.warning("%d of %d synthetic images show nothing and are left out", black.sum(), len(results))
-        results = results[~black]
-    table = make_table(
-        results["label"].to_numpy(),
-        image_ids=[f"synthetic-{request}" for request in results["request_id"]],
-        paths=results["path"].tolist() if "path" in results else None,
-        encoded=results["image"].tolist() if "image" in results else None,
-        attributes=results["attribute"].to_numpy(),
-        splits="train",
-        sources="synthetic",
-    )
-    return Dataset(table, like.class_names, like.attribute_names, f"{like.name} (synthetic)", like.licence)

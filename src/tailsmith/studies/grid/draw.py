@@ -30,7 +30,7 @@ from tailsmith.synthesis.fulfilment import synthesize
 from tailsmith.synthesis.hardness import FILE, class_gaussians
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.prediction import predict
-from tailsmith.synthesis.worker import read_shards, synthetic_dataset
+from tailsmith.synthesis.shards import read_shards, synthetic_dataset
 
 __all__ = ["Drawn", "GridConfig", "draw_grids"]
 
