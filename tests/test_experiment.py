@@ -1,5 +1,6 @@
 """The whole recipe at toy size: what a run leaves behind, resuming, killing, and what it refuses."""
 
+import io
 import json
 import os
 import re
@@ -234,7 +235,9 @@ def test_a_report_needs_no_data_and_says_what_was_trained_on(world, tmp_path):
     assert "also trained on 15 synthetic images" in first  # 12 - 6 cats and 12 - 3 dogs
     shutil.rmtree(pets)
     assert report_run(tmp_path / "run").read_text(encoding="utf-8") == first
-    pictures = [Image.open(path) for path in sorted((tmp_path / "run" / "pictures").glob("*.png"))]
+    pictures = [
+        Image.open(io.BytesIO(path.read_bytes())) for path in sorted((tmp_path / "run" / "pictures").glob("*.png"))
+    ]
     assert [picture.size for picture in pictures] == [(96, 96)] * 9
 
 

@@ -142,7 +142,7 @@ JSON_EDGE = {
 }  # fmt: skip
 AS_JSON = {  # what is written down as it is: descriptions, measurements, a plan's metadata
     "describe", "cost", "rendered", "environment", "summarise", "study_samples", "write_run_report", "plan_meta",
-    "judged", "per_call", "identity_parts", "planned_by", "config", "collect",
+    "judged", "per_call", "over_seeds", "make_plan", "identity_parts", "planned_by", "config", "collect",
 }  # fmt: skip
 
 
