@@ -26,7 +26,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "cli": (*SHELVES, "synthesis", "report", "runs", "studies", "experiment", "reproduction"),
 }
 GROUND = {
-    "strata", "files", "errors", "settings", "devices", "interruption", "locks", "randomness", "terminal", "yaml_files"
+    "contracts", "strata", "files", "errors", "settings", "devices", "interruption", "locks", "randomness", "terminal",
+    "yaml_files",
 }  # fmt: skip
 MOST_LINES, MOST_PARAMETERS = 300, 8
 LONG = {"feedback": 10}  # the short form of FeedbackConfig: its keywords are the fields

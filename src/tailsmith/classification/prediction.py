@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from tailsmith.contracts import Indexable
 from tailsmith.errors import UserError
 
 Rows = npt.NDArray[np.int64]
@@ -18,17 +19,6 @@ Rows = npt.NDArray[np.int64]
 
 class NotFinite(UserError):
     """A classifier's answers are no numbers."""
-
-
-class Indexable(Protocol):
-    """`images[rows] -> uint8 [b, 3, S, S]`, array or tensor, for an integer array of rows.
-
-    Those that also have `ahead(rows, seeds=None)` (see data/images.py) are decoded while the model computes.
-    """
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 def ahead(images: Indexable, rows: Rows, seeds: npt.NDArray[Any] | None = None) -> Callable[[], Any]:

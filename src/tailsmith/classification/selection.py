@@ -11,7 +11,8 @@ import torch
 from tailsmith.classification import processes
 from tailsmith.classification.batches import Rows
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.prediction import SELECT_BY, Indexable, class_hits, predict_images
+from tailsmith.classification.prediction import SELECT_BY, class_hits, predict_images
+from tailsmith.contracts import Indexable
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from tailsmith.classification import processes
 from tailsmith.classification.batches import Rows
 from tailsmith.classification.methods.contract import Moment, Stream
-from tailsmith.classification.prediction import Indexable, ahead, makes_views
+from tailsmith.classification.prediction import ahead, makes_views
+from tailsmith.contracts import Indexable
 
 AHEAD = 2  # steps
 

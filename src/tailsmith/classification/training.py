@@ -28,9 +28,10 @@ from tailsmith.classification.losses import LOSSES, PRIOR_KINDS
 from tailsmith.classification.methods import method_of
 from tailsmith.classification.methods.contract import Method, Task
 from tailsmith.classification.precision import check_precision, warn_of_emulation
-from tailsmith.classification.prediction import SELECT_BY, Indexable, check_images
+from tailsmith.classification.prediction import SELECT_BY, check_images
 from tailsmith.classification.selection import Labelled
 from tailsmith.classification.stage_run import Augment, Data, Diverged
+from tailsmith.contracts import Indexable
 from tailsmith.errors import UserError
 
 __all__ = [

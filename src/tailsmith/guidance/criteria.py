@@ -13,14 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from tailsmith.contracts import Classifier, Criterion, Score
 from tailsmith.errors import UserError
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.guidance.config import CRITERION_NAMES
-
-Classifier = Callable[[Tensor], tuple[Tensor, Tensor]]  # images [N, 3, H, W] in [0, 1] -> logits, features
-Criterion = Callable[[Tensor, Tensor], Tensor]  # images [N, 3, H, W], labels [N] -> [N]
-Score = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits [N, C], features [N, D], labels [N] -> [N]
-
 
 # ---- scores of a classifier's answer ----
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tailsmith.contracts import Classifier, Criterion, Score
 from tailsmith.errors import UserError
 from tailsmith.guidance.config import FeedbackConfig, check_feedback
-from tailsmith.guidance.criteria import Classifier, Criterion, Score, Scored, criterion_of, mixture
+from tailsmith.guidance.criteria import Scored, criterion_of, mixture
 from tailsmith.guidance.denoiser import denoiser_of
 from tailsmith.guidance.guided_step import FeedbackRecord, GuidedStep, Skip
 from tailsmith.guidance.hook import Hook

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from tailsmith.contracts import Classifier, Criterion
 from tailsmith.errors import UserError
 from tailsmith.guidance.config import FeedbackConfig
-from tailsmith.guidance.criteria import Classifier, Criterion, per_image
+from tailsmith.guidance.criteria import per_image
 from tailsmith.guidance.denoiser import Call
 from tailsmith.guidance.latents import Decoder, Size
 from tailsmith.guidance.parameterization import (

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from tailsmith.classification.prediction import evaluation_mode
+from tailsmith.contracts import Classifier, Criterion
 from tailsmith.data.dataset import Dataset
 from tailsmith.errors import UserError
 from tailsmith.generation.conditioning import drop_entries
 from tailsmith.generation.families import Family, check_conditioning, family_of
 from tailsmith.guidance.config import FeedbackConfig
-from tailsmith.guidance.criteria import Criterion, criterion_of, mixture
-from tailsmith.guidance.feedback import Classifier, FeedbackRecord, feedback
+from tailsmith.guidance.criteria import criterion_of, mixture
+from tailsmith.guidance.feedback import FeedbackRecord, feedback
 from tailsmith.randomness import noise_generator
 from tailsmith.synthesis.black_images import RETRIES, is_black, retry_seed
 from tailsmith.synthesis.memory import BatchSize

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from tailsmith.contracts import Score
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.sources.embedded import encode_png
 from tailsmith.files import write_json
 from tailsmith.generation.generator import EMBEDDED, preset
-from tailsmith.guidance.criteria import Score, score_of
+from tailsmith.guidance.criteria import score_of
 from tailsmith.studies.grid.cells import Axes, Grid, Place, Seen
 from tailsmith.studies.grid.config import GridConfig
 from tailsmith.studies.grid.figures import write_figures
