@@ -15,7 +15,7 @@ from tailsmith.cli.text import accuracy_text, dataset_text
 from tailsmith.data.counts import describe
 from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.files import to_json
-from tailsmith.terminal import OneLineFormatter, shown
+from tailsmith.terminal import OneLineFormatter, progress_bar, shown
 
 HOSTILE = "cat\x1b[2J\x9b31m\nblack\u202etac\udce9"
 ACTED_ON = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -70,3 +70,17 @@ def test_inspect_prints_no_escape_sequence(tmp_path: Path, capsys: pytest.Captur
     assert not ACTED_ON.search(printed.out + printed.err)
     assert main(["inspect", str(data)]) == 2
     assert not ACTED_ON.search(capsys.readouterr().err)
+
+
+def test_a_bar_in_a_file_is_a_few_lines(capsys):
+    for _ in progress_bar(range(10_000), desc="train"):
+        pass
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 3 and "\r" not in "".join(lines)
+    assert lines[-1].startswith("train: 100%") and "10000/10000" in lines[-1]
+
+
+def test_a_bar_on_a_terminal_is_tqdms(monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    with progress_bar(total=3, desc="train") as bar:
+        assert bar.mininterval < 1 and bar.leave

@@ -1,4 +1,4 @@
-"""Names of a user's files and classes, made safe to print: no sequence in them reaches the terminal as one."""
+"""What reaches a terminal: names made safe to print, so that no sequence in them acts on it, and progress bars."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import io
 import logging
 import sys
 import unicodedata
+from collections.abc import Iterable
+from typing import Any
 
+from tqdm import tqdm
+
+_SECONDS_IN_A_FILE = 30.0
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")  # control characters, halves of surrogate pairs, line and paragraph separators
 _BIDIRECTIONAL = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -40,3 +45,22 @@ def _shown(character: str) -> str:
     if unicodedata.category(character) in _CONTROLS or character in _BIDIRECTIONAL:
         return character.encode("unicode_escape").decode()
     return character
+
+
+def progress_bar(iterable: Iterable[Any] | None = None, **options: Any) -> Any:
+    """tqdm's bar with an ETA; where stderr is no terminal, a line twice a minute, as logs want it."""
+    if sys.stderr.isatty():
+        return tqdm(iterable, **options)
+    seldom = {"mininterval": _SECONDS_IN_A_FILE, "maxinterval": _SECONDS_IN_A_FILE, "leave": True, "file": _Lines()}
+    return tqdm(iterable, **{**options, **seldom})
+
+
+class _Lines:
+    """stderr, with an end of line where a bar would begin its line again."""
+
+    def write(self, text: str) -> None:
+        if text.strip():
+            sys.stderr.write(text.strip("\r\n ") + "\n")
+
+    def flush(self) -> None:
+        sys.stderr.flush()

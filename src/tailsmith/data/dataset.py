@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,16 +89,16 @@ class Dataset:
 
     def encoded(self, row: int) -> bytes:
         """The image file's bytes as stored, undecoded."""
-        stored: Any = self.table["bytes"].iat[row]
-        if stored is not None:
-            return bytes(stored)
-        name = str(self.table["path"].iat[row])
+        paths, stored = self._columns
+        if stored[row] is not None:
+            return bytes(stored[row])
+        name = str(paths[row])
         if is_packed(name):
             return read_packed(name)
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{path} does not exist, or is no file; bring it back or pass --skip-corrupt")
-        return path.read_bytes()
+        try:
+            return Path(name).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise UserError(f"{name} does not exist, or is no file; bring it back or pass --skip-corrupt") from error
 
     def image(self, row: int) -> Image.Image:
         """The decoded image, RGB, upright; ValueError naming the image where it can't be decoded."""
@@ -109,8 +110,13 @@ class Dataset:
 
     def described(self, row: int) -> str:
         """How messages name the image: its path, or else its id."""
-        path = self.table["path"].iat[row]
+        path = self._columns[0][row]
         return str(path) if path is not None else f"image_id {self.table['image_id'].iat[row]!r}"
+
+    @cached_property
+    def _columns(self) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.object_]]:
+        """`path` and `bytes`, [n] each: a look into the table takes a hundred times as long."""
+        return self.table["path"].to_numpy(), self.table["bytes"].to_numpy()
 
     @staticmethod
     def concatenate(datasets: Sequence[Dataset]) -> Dataset:

@@ -26,7 +26,7 @@ from tailsmith.errors import UserError
 
 Numbers = npt.NDArray[np.int64]
 Seeds = npt.NDArray[np.uint64]
-_CHUNKS = 2  # of a batch, for each worker: one that is through with its own takes another
+_BATCHES = 2  # that are under way at once, or more: each is divided among this part of the workers
 _WATCH = 5.0  # seconds
 
 
@@ -42,7 +42,7 @@ class ViewWorkers:
 
     def begin(self, rows: Numbers, seeds: Seeds) -> Callable[[], Tensor]:
         """Rows [n] and a seed for each; called, the answer waits for the views, uint8 [n, 3, size, size]."""
-        parts = max(1, min(len(rows), _CHUNKS * self.count))
+        parts = max(1, min(len(rows), -(-self.count // _BATCHES)))
         chunks = zip(np.array_split(rows, parts), np.array_split(seeds, parts), strict=True)
         with warnings.catch_warnings(), _naming_the_killed():
             # Python's warning of forks beside threads: these processes touch neither those nor their locks
@@ -51,7 +51,9 @@ class ViewWorkers:
 
         def taken() -> Tensor:
             with _naming_the_killed():
-                return torch.cat([each.result() for each in pending]).permute(0, 3, 1, 2)  # channels last in memory
+                made = [each.result() for each in pending]
+            whole = made[0] if len(made) == 1 else torch.cat(made)  # without a copy where one worker made all
+            return whole.permute(0, 3, 1, 2)  # channels last in memory
 
         return taken
 
@@ -101,7 +103,7 @@ def _views_of(rows: Numbers, seeds: Seeds) -> Tensor:
     """uint8 [n, size, size, 3], as Pillow has them"""
     assert _mine is not None
     dataset, make, size = _mine
-    made = torch.empty(len(rows), size, size, 3, dtype=torch.uint8)
+    made: Tensor = torch.empty(len(rows), size, size, 3, dtype=torch.uint8).share_memory_()  # type: ignore[no-untyped-call] # it goes there anyway
     pixels = made.numpy()
     for place, (row, seed) in enumerate(zip(rows.tolist(), seeds.tolist(), strict=True)):
         image = dataset.image(row)

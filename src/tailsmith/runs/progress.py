@@ -7,19 +7,19 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.training import StepRecord
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.fingerprint import content_keys
 from tailsmith.data.packed import images_key, shard_of
+from tailsmith.terminal import progress_bar
 
 
 def followed(records: Iterable[StepRecord], description: str) -> Classifier:
     """The classifier of the last record, with `history`: a dict per evaluated step."""
     history: list[dict[str, float]] = []
-    bar = tqdm(records, desc=description, leave=False)
+    bar = progress_bar(records, desc=description, leave=False)
     classifier: Classifier | None = None
     for record in bar:
         bar.total, bar.n = record.steps, record.step - 1  # of a training that goes on not all steps are seen

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from tailsmith.classification.classifier import WRAPPED, Classifier
 from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
@@ -18,6 +16,7 @@ from tailsmith.synthesis.provenance import guide_hash
 from tailsmith.synthesis.rendering import render, worker_of, written_job
 from tailsmith.synthesis.sets import check_folder, keep_plan
 from tailsmith.synthesis.shards import guides_of, read_shards, synthetic_dataset, unsound
+from tailsmith.terminal import progress_bar
 
 
 def synthesize(
@@ -52,7 +51,7 @@ def synthesize(
     if unfinished:
         total, missing = (sum(map(plan.shard_size, each)) for each in (mine, unfinished))
         gaussians = planned_gaussians(plan, dataset, classifier, out / FILE)
-        with tqdm(total=total, initial=total - missing, desc=f"synthesize {out.name}", unit="image") as bar:
+        with progress_bar(total=total, initial=total - missing, desc=f"synthesize {out.name}", unit="image") as bar:
             if workers == 1:
                 worker = worker_of(plan, dataset, classifier, pipe, gaussians, batch_size)
                 render(worker, plan, out, unfinished, bar.update, others=bar.update)

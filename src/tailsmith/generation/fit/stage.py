@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tailsmith.files import write_atomically
 from tailsmith.generation.fit.config import StageConfig
 from tailsmith.randomness import noise_generator
+from tailsmith.terminal import progress_bar
 
 Losses = dict[str, torch.Tensor]  # the entry "loss" is minimised, all are logged
 Model = TypeVar("Model", bound=torch.nn.Module)
@@ -85,7 +85,7 @@ def run_stage(
     start = _resume(checkpoint, stateful)
     model.train()
     saved = time.monotonic()
-    bar = tqdm(range(start, config.steps), initial=start, total=config.steps, desc=f"fit-generator: {name}")
+    bar = progress_bar(range(start, config.steps), initial=start, total=config.steps, desc=f"fit-generator: {name}")
     for step in bar:
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps, config.warmup_steps)
