@@ -20,6 +20,7 @@ from tailsmith.data.decoding import Decoding
 from tailsmith.data.manifest import read_manifest, write_manifest
 from tailsmith.errors import UserError
 from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.interruption import Terminated
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.engines import local
 from tailsmith.synthesis.rendering import render_job, written_job
@@ -104,6 +105,24 @@ def test_a_killed_worker_leaves_its_shard_to_the_others(plan, guide, one_worker,
     monkeypatch.setattr(local, "_follow", kill_one)
     tailsmith.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
     assert "worker 0 was killed (exit code -9)" in caplog.text
+    assert largest_difference(read_shards(tmp_path, plan), one_worker) <= 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs SIGTERM")
+def test_sigterm_ends_the_workers_and_the_same_call_goes_on(plan, guide, one_worker, tmp_path, monkeypatch):
+    real = local._follow
+
+    def stop(processes, advance):
+        os.kill(os.getpid(), signal.SIGTERM)
+        real(processes, advance)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(local, "_follow", stop)
+        with pytest.raises(Terminated):
+            tailsmith.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
+    assert signal.getsignal(signal.SIGTERM) is before and not list(tmp_path.glob(".job*"))
+    tailsmith.synthesize(plan, DATASET, tmp_path, classifier=guide)
     assert largest_difference(read_shards(tmp_path, plan), one_worker) <= 1
 
 

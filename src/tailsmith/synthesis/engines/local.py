@@ -18,7 +18,7 @@ import torch
 
 from tailsmith import devices
 from tailsmith.errors import UserError
-from tailsmith.interruption import Terminated
+from tailsmith.interruption import Terminated, terminable
 from tailsmith.synthesis.rendering import Advance, RenderJob, render_job
 
 PATIENCE_SECONDS = 30.0  # for workers to end when they are asked to
@@ -52,10 +52,11 @@ def run_job(job: RenderJob, workers: int, advance: Advance) -> None:
             process.start()
             sender.close()  # the worker's end is the only one: when it closes, the worker has ended
             processes[receiver] = process
-    try:
-        _follow(dict(processes), advance)
-    finally:
-        _end(list(processes.values()))
+    with terminable():
+        try:
+            _follow(dict(processes), advance)
+        finally:
+            _end(list(processes.values()))
 
 
 def worker_devices(workers: int) -> list[str]:
