@@ -37,7 +37,7 @@ def write(folder, number):
 
 
 def work(folder, rendered, others=lambda number: None):
-    with closing(in_turn(folder, PLAN, PLAN.shards, PLAN.shards, others)) as turns:
+    with closing(in_turn(folder, PLAN, PLAN.shards, others)) as turns:
         for number in turns:
             time.sleep(0.01)
             write(folder, number)
@@ -147,7 +147,7 @@ def test_a_claim_is_touched_while_it_is_held(tmp_path, monkeypatch):
 
 
 def test_whoever_leaves_early_leaves_no_claim_and_removes_nobody_elses(tmp_path):
-    with closing(in_turn(tmp_path, PLAN, [0], [0], print)) as turns:
+    with closing(in_turn(tmp_path, PLAN, [0], print)) as turns:
         assert next(turns) == 0
         assert claim_path(tmp_path, 0).exists()
     assert not list(tmp_path.iterdir())

@@ -74,10 +74,8 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     dataset = keep_data(directory, config.per, dataset)
 
     world = World(directory, config, dataset, cache(lambda: load_hashed(config.generator, dtype=dtype)))
-    if (
-        Generator.find(config.generator).folder is None
-    ):  # on the hub: whether it can be had shows before hours of training
-        world.generator()
+    if Generator.find(config.generator).folder is None:
+        world.generator()  # from the hub: whether it can be had shows before hours of training
 
     # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
     guide = train_arm(world, ARMS[GUIDE])

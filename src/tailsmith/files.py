@@ -81,6 +81,15 @@ def is_temporary(path: Path) -> bool:
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a file that is not what it should be to `NAME.damaged-1`, or the next free number; nothing is lost."""
+    number = 1
+    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
+        number += 1
+    path.rename(aside)
+    return aside
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders below whose writer is dead; those of living processes stay."""
     for each in list(Path(folder).rglob(".*.tmp")):

@@ -20,7 +20,7 @@ from torch import Tensor
 from tailsmith.classification import processes
 from tailsmith.classification.tensors import plain, sha256
 from tailsmith.errors import UserError
-from tailsmith.files import write_atomically
+from tailsmith.files import set_aside, write_atomically
 
 FORMAT = "1"  # raised where a version of tailsmith can't go on from an earlier one's checkpoints as that would have
 log = logging.getLogger(__name__)
@@ -85,11 +85,8 @@ class CheckpointFile:
             )
 
     def _set_aside(self, reason: str) -> None:
-        number = 1
-        while (aside := self.path.with_name(f"{self.path.name}.damaged-{number}")).exists():
-            number += 1
         if processes.index() == 0:
-            self.path.rename(aside)
+            aside = set_aside(self.path)
             log.warning("%s %s: set aside as %s; training starts again", self.path, reason, aside.name)
 
 

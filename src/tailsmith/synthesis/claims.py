@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from tailsmith.errors import UserError
-from tailsmith.files import remove_leftovers
+from tailsmith.files import remove_leftovers, set_aside
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.shards import fault_of, set_aside, shard_path
+from tailsmith.synthesis.shards import fault_of, shard_path
 
 log = logging.getLogger(__name__)
 STALE_SECONDS = 600.0  # also how far the clocks of machines may be apart
@@ -42,15 +42,13 @@ def claim_path(folder: Path, number: int) -> Path:
     return folder / f".shard-{number:05d}.claim"
 
 
-def in_turn(
-    folder: Path, plan: Plan, numbers: Sequence[int], unfinished: Sequence[int], others: Callable[[int], object]
-) -> Generator[int]:
-    """Each of the `unfinished` shards that the caller should render, claimed while it does.
+def in_turn(folder: Path, plan: Plan, numbers: Sequence[int], others: Callable[[int], object]) -> Generator[int]:
+    """Each of these shards that the caller should render, claimed while it does.
 
-    Ends when all `numbers` are there; shards that other processes claim are waited for, and `others(number)` is called
+    Ends when all are there; shards that other processes claim are waited for, and `others(number)` is called
     for those that they made. A damaged file in a shard's place is set aside. To be closed if the caller leaves early.
     """
-    waiting, rendered, said = list(unfinished), Counter[int](), ""
+    waiting, rendered, said = list(numbers), Counter[int](), ""
     while waiting:
         left = []
         for number in waiting:
@@ -115,7 +113,7 @@ def _free(path: Path, plan: Plan, number: int) -> bool:
         return True
     fault = fault_of(path, plan, number)
     if fault is not None:
-        set_aside(path, fault)
+        log.warning("%s; set aside as %s, and rendered again", fault, set_aside(path).name)
     return fault is not None
 
 

@@ -26,7 +26,7 @@ from tailsmith.synthesis.hardness import read_gaussians, write_gaussians
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.provenance import check_renderable, planned_pipe, really_by, warn_of_change
 from tailsmith.synthesis.sets import keep_plan
-from tailsmith.synthesis.shards import begun_path, shard_path, unsound
+from tailsmith.synthesis.shards import begun_path, shard_path
 from tailsmith.synthesis.storage import Storage
 from tailsmith.synthesis.worker import Worker
 
@@ -46,8 +46,7 @@ def worker_of(
         device=pipe._execution_device,  # under CPU offload pipe.device is where the weights wait
         dtype=pipe.dtype,
     )
-    names = plan.table["criterion"].unique() if classifier is not None else ()
-    criteria = {name: criterion_of(name, classifier, gaussians) for name in names}
+    criteria = {} if gaussians is None else {"hardness": criterion_of("hardness", classifier, gaussians)}
     storage = Storage.of(plan.meta["synthesis"])
     return Worker(pipe, dataset.split("train"), classifier, criteria, batch_size, decoder, storage)
 
@@ -61,14 +60,14 @@ def render(
     *,
     others: Advance = lambda images: None,
 ) -> None:
-    """Render those of the shards that aren't done, in this process; shards that another one renders are waited for.
+    """Render these shards but for those that get done meanwhile; those that another process renders are waited for.
 
     `advance` is called with how many more images there are, `others` with those that other processes made. ValueError
     where the generator, the decoder or a conditioning image is not the planned one.
     """
     made_by = really_by(plan, worker.pipe, worker.classifier)
     keep_plan(out, plan)
-    turns = in_turn(out, plan, shards, unsound(out, plan, shards), lambda number: others(plan.shard_size(number)))
+    turns = in_turn(out, plan, shards, lambda number: others(plan.shard_size(number)))
     with terminable(), closing(turns):  # lest a claim stays behind
         for number in turns:
             warn_of_change(worker.pipe)

@@ -7,7 +7,6 @@ shards as a whole is in sets.py.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -81,16 +80,6 @@ def fault_of(path: Path, plan: Plan, number: int) -> str | None:
     except Damaged as error:
         return error.fault
     return None
-
-
-def set_aside(path: Path, fault: str) -> Path:
-    """Rename a file to `NAME.damaged-1`, or the next free number, and say so; the caller holds the shard's claim."""
-    number = 1
-    while os.path.lexists(aside := path.with_name(f"{path.name}.damaged-{number}")):
-        number += 1
-    path.rename(aside)
-    log.warning("%s; set aside as %s, and rendered again", fault, aside.name)
-    return aside
 
 
 def _difference(rows: pd.DataFrame, planned: pd.DataFrame) -> str | None:
