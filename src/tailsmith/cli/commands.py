@@ -10,7 +10,14 @@ from pathlib import Path
 
 from tailsmith.classification.config import TrainConfig
 from tailsmith.cli.options import Goal, PlanFile, Reading, Rendering, Sampling
-from tailsmith.cli.text import accuracy_text, best_validation, dataset_text, plan_text, rendered_text
+from tailsmith.cli.text import (
+    accuracy_text,
+    best_validation,
+    dataset_text,
+    nearness_text,
+    plan_text,
+    rendered_text,
+)
 from tailsmith.errors import UserError
 from tailsmith.files import to_json, write_json
 from tailsmith.generation.fit.config import FitGeneratorConfig
@@ -191,6 +198,41 @@ def synthesize(
         workers=rendering.workers,
     )
     print(f"{rendered_text(rendered(out, chosen))}\nImages: {out}")
+
+
+def inspect_samples(
+    samples: Path,  # folder of shards that `tailsmith synthesize` filled, or RUN/synthetic/SET
+    *,
+    data: str,  # the data they were made for
+    judge: Path | None = None,  # a classifier that says what images show; None = the embedded task's own, if it is one
+    pictures: Path | None = None,  # also write a PNG here: the most and least real-looking, and the nearest to training
+    json: bool = False,  # print JSON
+    device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
+    reading: Reading = _READING,
+) -> None:
+    """How near synthetic images lie to the real ones: can a probe tell, what is covered, what is copied."""
+    from tailsmith import devices
+    from tailsmith.classification.classifier import load_classifier, on_accelerator
+    from tailsmith.runs.outputs import check_file
+    from tailsmith.studies.nearness import nearness
+    from tailsmith.studies.nearness_pictures import write_pictures
+    from tailsmith.studies.samples import load_judge
+    from tailsmith.synthesis.prediction import check_classes
+    from tailsmith.synthesis.sets import finished_images
+
+    devices.use(device)
+    if pictures is not None:
+        check_file(pictures, data)
+    dataset = reading.load(data)
+    synthetic = finished_images(samples, dataset)
+    chosen = load_judge("label", dataset.class_names) if judge is None else load_classifier(judge)
+    if chosen is not None:
+        check_classes(chosen, dataset, "give a --judge that was trained on this data's classes")
+        chosen = on_accelerator(chosen)
+    found = nearness(synthetic, dataset, chosen)
+    print(to_json({**found.overall, "classes": found.classes}) if json else nearness_text(found.overall, found.classes))
+    if pictures is not None:
+        write_pictures(found, synthetic, dataset, pictures)
 
 
 def evaluate(

@@ -27,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "plan": commands.plan,
     "train": commands.train,
     "synthesize": commands.synthesize,
+    "inspect-samples": commands.inspect_samples,
     "evaluate": commands.evaluate,
     "run": run_commands.run,
     "report": run_commands.report,

@@ -86,6 +86,38 @@ def rendered_text(made: Mapping[str, Any]) -> str:
     )
 
 
+def nearness_text(overall: Mapping[str, Any], classes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Of `studies.nearness`: the probes, the distances and the copies, then a row per class."""
+    percent = {name: _number(100 * value) for name, value in overall.items() if isinstance(value, float)}
+    rows: list[Sequence[object]] = [
+        ("a probe tells them from real images by simple statistics, %", percent["probe_accuracy"]),
+        (f"the same by features ({overall['features']}), %", percent["probe_accuracy_features"]),
+        ("a judge sees the class that was asked for, %", percent["judge_agreement"]),
+        ("Fréchet distance of these features", f"{overall['frechet_distance']:.4g}"),
+        ("kernel distance", f"{overall['kernel_distance']:.4g}"),
+        ("density", f"{overall['density']:.2f}"),
+        ("coverage, %", percent["coverage"]),
+    ]
+    if "copies" in overall:
+        near, real = overall["nearest_distance"], overall["nearest_distance_real"]
+        rows += [
+            ("nearer to a training image than 1 % of these are to each other, %", percent["copies"]),
+            ("median distance to the nearest training image (of training images)", f"{near:.3g} ({real:.3g})"),
+        ]
+    per_class: list[Sequence[object]] = [("class", "synthetic", "real", "judge agrees, %", "density", "coverage, %")]
+    for name, row in classes.items():
+        shares = (_number(100 * row[key]) for key in ("judge_agreement", "coverage"))
+        agreeing, covered = shares
+        per_class.append(
+            (name, f"{row['images']:,}", f"{row['real_images']:,}", agreeing, f"{row['density']:.2f}", covered)
+        )
+    head = (
+        f"{counted(overall['images'], 'synthetic image')}; {overall['compared']:,} compared with as many real ones of their "
+        "classes. A probe that can't tell is right in 50 %."
+    )
+    return "\n\n".join([head, aligned(rows), aligned(per_class)])
+
+
 def accuracy_text(table: Mapping[str, Any], split: str) -> str:
     """Of `metrics.accuracy.accuracy_table`: overall, shots, worst group, classes, each with n and interval."""
     rows: list[Sequence[object]] = [(f"{split} accuracy in %", "", "95 % interval", "n")]

@@ -62,9 +62,14 @@ def text_embedding(clip: CLIPModel, tokens: torch.Tensor) -> torch.Tensor:
     return torch.as_tensor(clip.text_projection(pooled))
 
 
-def clip_loss(data: CaptionedImages, tokens: torch.Tensor) -> Callable[[CLIPModel, Draw], Losses]:
+def clip_loss(
+    data: CaptionedImages, tokens: torch.Tensor, *, entry_dropout: float
+) -> Callable[[CLIPModel, Draw], Losses]:
     """Contrastive loss between images and their captions (tokens [captions, length]), plus one between two
     shifted views of each image.
+
+    Of each image's embedding up to `entry_dropout` of the entries are dropped, as sampling drops them (section 3.3):
+    what it says is spread over them all, as in a large CLIP's, and the rest still says it.
     """
 
     def loss(model: CLIPModel, draw: Draw) -> Losses:
@@ -73,8 +78,9 @@ def clip_loss(data: CaptionedImages, tokens: torch.Tensor) -> Callable[[CLIPMode
         unique, index = np.unique(numbers, return_inverse=True)
         target = torch.from_numpy(index).to(pixels.device)  # [B] -> which unique caption
         views = [_shifted(pixels, draw.numpy) for _ in range(2)]
-        embedded = functional.normalize(image_embedding(model, torch.cat(views)).float(), dim=-1)
-        first, second = embedded.chunk(2)
+        embedded = image_embedding(model, torch.cat(views)).float()
+        embedded = embedded * keep_entries(embedded.shape, entry_dropout, draw.torch).to(pixels.device)
+        first, second = functional.normalize(embedded, dim=-1).chunk(2)
         text = functional.normalize(text_embedding(model, tokens[unique]).float(), dim=-1)
         scale = model.logit_scale.exp().clamp(max=50)
         logits = scale * first @ text.T  # [B, U]
@@ -82,9 +88,15 @@ def clip_loss(data: CaptionedImages, tokens: torch.Tensor) -> Callable[[CLIPMode
         text_to_image = -(of_text * logits.T.log_softmax(dim=1)).sum(1) / of_text.sum(1)
         caption = 0.5 * (functional.cross_entropy(logits, target) + text_to_image.mean())
         instance = functional.cross_entropy(10.0 * first @ second.T, torch.arange(len(first), device=pixels.device))
-        return {"loss": caption + instance, "caption": caption, "instance": instance}
+        return {"loss": caption + 0.5 * instance, "caption": caption, "instance": instance}
 
     return loss
+
+
+def keep_entries(shape: torch.Size, entry_dropout: float, generator: torch.Generator) -> torch.Tensor:
+    """Which entries of embeddings [B, D] stay: each row loses a share between 0 and `entry_dropout`."""
+    share = entry_dropout * torch.rand(shape[0], 1, generator=generator)
+    return torch.rand(shape, generator=generator) >= share
 
 
 def _shifted(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

@@ -32,30 +32,32 @@ class FitGeneratorConfig:
     """Sizes and durations; the defaults are those of mini-unclip (32x32 images, 2 CPU cores, about 75 minutes)."""
 
     image_size: int = 32
-    latent_channels: int = 8
+    latent_channels: int = 12
     autoencoder_channels: tuple[int, ...] = (16, 32, 64)  # each entry after the first halves the resolution
     denoiser_channels: tuple[int, ...] = (64, 128)
     clip_width: int = 128
-    clip_embedding: int = 64
-    clip: StageConfig = field(default_factory=lambda: StageConfig(1000, batch_size=128, learning_rate=1e-3))
+    clip_embedding: int = 96
+    clip: StageConfig = field(default_factory=lambda: StageConfig(9000, batch_size=128, learning_rate=1e-3))
     autoencoder: StageConfig = field(
-        default_factory=lambda: StageConfig(4500, batch_size=32, learning_rate=2e-3, ema_decay=0.999)
+        default_factory=lambda: StageConfig(24_000, batch_size=16, learning_rate=2e-3, ema_decay=0.999)
     )
     denoiser: StageConfig = field(
-        default_factory=lambda: StageConfig(4000, batch_size=128, learning_rate=1e-3, ema_decay=0.999)
+        default_factory=lambda: StageConfig(20_000, batch_size=256, learning_rate=1e-3, ema_decay=0.9995)
     )
     caption_attribute_probability: float = 0.5  # how often a caption names the attribute
     text_dropout: float = 0.1
-    embedding_dropout: float = 0.5  # share of images denoised without their image embedding
-    kl_weight: float = 1e-3
+    embedding_dropout: float = 0.3  # share of images denoised without their image embedding
+    entry_dropout: float = 0.8  # of every other embedding up to so many entries are dropped, as sampling does
+    kl_weight: float = 1e-4
+    critic_weight: float = 0.05  # of a critic of patches, in the second half of the autoencoder's steps; 0 = none
     bf16: bool | None = None  # autocast; None = where the device has bf16 arithmetic
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_whole(self, ("image_size", "latent_channels", "clip_width", "clip_embedding"))
-        check_not_negative(self, ("kl_weight",))
-        for name in ("caption_attribute_probability", "text_dropout", "embedding_dropout"):
+        check_not_negative(self, ("kl_weight", "critic_weight"))
+        for name in ("caption_attribute_probability", "text_dropout", "embedding_dropout", "entry_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} should be in 0..1, got {getattr(self, name)}")
         for name, groups in (("autoencoder_channels", 8), ("denoiser_channels", 16)):  # of their normalisation

@@ -8,6 +8,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import StableUnCLIPImageNormalizer
 
 from tailsmith.generation.fit.captions import CaptionedImages
+from tailsmith.generation.fit.clip import keep_entries
 from tailsmith.generation.fit.stage import Draw, Losses
 
 
@@ -72,30 +73,34 @@ def denoiser_loss(
     *,
     text_dropout: float,
     embedding_dropout: float,
+    entry_dropout: float,
 ) -> Callable[[UNet2DConditionModel, Draw], Losses]:
     """v-prediction, min-SNR-5 weighting; latents [n, C, h, w] scaled, text_states [captions, tokens, width].
 
     The draws are the CPU's; what is computed is computed where `text_states` and the normaliser are.
 
-    A dropped image embedding is a zero vector, half the time passed through the noising (what
-    `image_embeds=0` gives at sampling) and half the time zeros altogether (the pipeline's classifier-free
-    negative).
+    An image embedding is dropped as a whole now and then (zeros throughout, as in the pipeline's classifier-free
+    negative), and of the others a part of the entries, up to `entry_dropout` of them: sampling drops entries too
+    (section 3.3), and a denoiser that has never seen it loses the style of the image with them.
     """
     (scheduler, embedding_scheduler), device = create_schedulers(), text_states.device
     signal_to_noise = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
     weights = signal_to_noise.clamp(max=5) / (signal_to_noise + 1)  # of the v-prediction error
 
     def loss(model: UNet2DConditionModel, draw: Draw) -> Losses:
-        batch, random = len(draw.rows), torch.from_numpy(draw.numpy.random((3, len(draw.rows))))
+        batch, random = len(draw.rows), torch.from_numpy(draw.numpy.random((3, len(draw.rows)))).float()[..., None]
         numbers = data.draw_captions(draw.rows, draw.numpy, dropout=text_dropout)
         clean = latents[draw.rows].to(device)
         noise = torch.randn(clean.shape, generator=draw.torch).to(device)
         timesteps = torch.randint(0, 1000, (batch,), generator=draw.torch).to(device)
-        condition = (embeddings[draw.rows] * (random[0] >= embedding_dropout)[:, None].float()).to(device)
-        levels = (1000 * random[1] ** 2 * (random[2] < 0.5)).long().to(device)  # half of the embeddings (almost) clean
-        condition_noise = torch.randn(condition.shape, generator=draw.torch).to(device)
-        class_labels = noised_embedding(condition, levels, condition_noise, normalizer, embedding_scheduler)
-        class_labels *= (random[0] >= embedding_dropout / 2)[:, None].float().to(device)
+        embedding = embeddings[draw.rows]  # [B, D]
+        kept = keep_entries(embedding.shape, entry_dropout, draw.torch)
+        levels = (1000 * random[1] ** 2 * (random[2] < 0.5))[:, 0].long().to(device)  # half are (almost) clean
+        condition_noise = torch.randn(embedding.shape, generator=draw.torch).to(device)
+        condition = noised_embedding(
+            (embedding * kept).to(device), levels, condition_noise, normalizer, embedding_scheduler
+        )
+        class_labels = condition * (random[0] >= embedding_dropout).to(device)
         predicted = model(
             scheduler.add_noise(clean, noise, timesteps),
             timesteps,

@@ -20,7 +20,7 @@ from transformers import (
 from tailsmith.devices import chosen_device, has_bf16_arithmetic
 from tailsmith.errors import UserError
 from tailsmith.files import write_json
-from tailsmith.generation.fit.autoencoder import autoencoder_loss, create_autoencoder, encode_all
+from tailsmith.generation.fit.autoencoder import CriticisedAutoencoder, autoencoder_loss, encode_all
 from tailsmith.generation.fit.captions import CaptionedImages, Images, build_tokenizer
 from tailsmith.generation.fit.clip import clip_loss, create_clip, image_embedding, tokenize
 from tailsmith.generation.fit.config import FitGeneratorConfig
@@ -45,12 +45,15 @@ def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGener
     bf16 = has_bf16_arithmetic(device) if config.bf16 is None else config.bf16
     tokenizer = build_tokenizer(data.captions.texts, kept=out / "training" / "tokenizer.json")
     tokens = tokenize(tokenizer, data.captions.texts).to(device)
-    clip, autoencoder, denoiser = _initial_models(tokenizer, config)
+    clip, criticised, denoiser = _initial_models(tokenizer, config)
     stage: Any = partial(run_stage, Fitting(out / "training", len(data), device, bf16))
 
-    clip = stage("clip", clip, clip_loss(data, tokens), config.clip, seed=config.seed)
-    reconstruct = autoencoder_loss(data.images, kl_weight=config.kl_weight)
-    autoencoder = stage("autoencoder", autoencoder, reconstruct, config.autoencoder, seed=config.seed + 1)
+    clip = stage(
+        "clip", clip, clip_loss(data, tokens, entry_dropout=config.entry_dropout), config.clip, seed=config.seed
+    )
+    reconstruct = autoencoder_loss(data.images, kl_weight=config.kl_weight, critic_weight=config.critic_weight)
+    criticised = stage("autoencoder", criticised, reconstruct, config.autoencoder, seed=config.seed + 1)
+    autoencoder = criticised.autoencoder
 
     latents = encode_all(autoencoder, data.images, len(data))
     autoencoder.register_to_config(scaling_factor=float(1 / latents.std()))
@@ -65,6 +68,7 @@ def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGener
         normalizer,
         text_dropout=config.text_dropout,
         embedding_dropout=config.embedding_dropout,
+        entry_dropout=config.entry_dropout,
     )
     denoiser = stage("denoiser", denoiser, denoise, config.denoiser, seed=config.seed + 2)
 
@@ -77,7 +81,7 @@ def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGener
 
 def _initial_models(
     tokenizer: CLIPTokenizer, config: FitGeneratorConfig
-) -> tuple[CLIPModel, AutoencoderKL, UNet2DConditionModel]:
+) -> tuple[CLIPModel, CriticisedAutoencoder, UNet2DConditionModel]:
     """The three models before training, from the configuration's seed."""
     halvings = len(config.autoencoder_channels) - 1
     with torch.random.fork_rng(devices=[]):  # diffusers and transformers take no generator
@@ -88,7 +92,7 @@ def _initial_models(
             width=config.clip_width,
             embedding=config.clip_embedding,
         )
-        autoencoder = create_autoencoder(
+        criticised = CriticisedAutoencoder(
             image_size=config.image_size,
             channels=config.autoencoder_channels,
             latent_channels=config.latent_channels,
@@ -100,7 +104,7 @@ def _initial_models(
             text_width=clip.config.text_config.hidden_size,
             embedding=config.clip_embedding,
         )
-    return clip, autoencoder, denoiser
+    return clip, criticised, denoiser
 
 
 def assemble(

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from tailsmith.files import write_atomically
 from tailsmith.generation.fit.config import StageConfig
+from tailsmith.generation.fit.halves import Losses, backward, lanes
 from tailsmith.randomness import noise_generator
 from tailsmith.terminal import progress_bar
 
-Losses = dict[str, torch.Tensor]  # the entry "loss" is minimised, all are logged
 Model = TypeVar("Model", bound=torch.nn.Module)
 LOG_EVERY = 50
 CPU = torch.device("cpu")
@@ -27,19 +27,24 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Draw:
-    """The randomness of one step: made from (seed, step) alone, so that a resumed run draws what it would
-    have.
-    """
+    """The randomness of half a step: made from (seed, step, half) alone, so that a resumed run draws what it would."""
 
     rows: NDArray[np.int64]  # [B]
     numpy: np.random.Generator
     torch: torch.Generator
+    progress: float = 0.0  # share of the stage's steps that are done
 
 
-def draw_step(n: int, batch_size: int, seed: int, step: int) -> Draw:
-    rng = np.random.default_rng([seed, step])
-    rows = rng.integers(0, n, size=batch_size)
-    return Draw(rows, rng, noise_generator(int(rng.integers(2**62))))
+def draw_step(n: int, config: StageConfig, seed: int, step: int) -> list[tuple[float, Draw]]:
+    """A batch in halves, each with its share of the batch; a batch of one image is one half."""
+    halves, batch = [], config.batch_size
+    for half, size in enumerate((batch - batch // 2, batch // 2)):
+        if size:
+            rng = np.random.default_rng([seed, step, half])
+            rows = rng.integers(0, n, size=size)
+            noise = noise_generator(int(rng.integers(2**62)))
+            halves.append((size / batch, Draw(rows, rng, noise, step / config.steps)))
+    return halves
 
 
 def learning_rate_factor(step: int, steps: int, warmup: int) -> float:
@@ -78,7 +83,7 @@ def run_stage(
     checkpoint, log = folder / f"{name}.pt", _LossLog(folder / f"{name}.jsonl")
     model = model.to(device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99)
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
     )
     average = copy.deepcopy(model) if config.ema_decay else model
     stateful = {"model": model, "average": average, "optimizer": optimizer}
@@ -86,24 +91,23 @@ def run_stage(
     model.train()
     saved = time.monotonic()
     bar = progress_bar(range(start, config.steps), initial=start, total=config.steps, desc=f"fit-generator: {name}")
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps, config.warmup_steps)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fitting.bf16):
-            losses = loss_function(model, draw_step(fitting.n, config.batch_size, seed, step))
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if config.ema_decay:
-            _follow(average, model, min(config.ema_decay, (step + 1) / (step + 10)))
-        log.add(losses)
-        last = step + 1 == config.steps
-        if last or (step + 1) % LOG_EVERY == 0:
-            bar.set_postfix({key: f"{value:.3f}" for key, value in log.write(step + 1).items()})
-        if last or time.monotonic() - saved > checkpoint_seconds:
-            _save(checkpoint, stateful, step + 1)
-            saved = time.monotonic()
+    with lanes(device, bf16=fitting.bf16) as run:
+        for step in bar:
+            for group in optimizer.param_groups:
+                group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps, config.warmup_steps)
+            drawn = draw_step(fitting.n, config, seed, step)
+            losses = backward(model, loss_function, drawn, run, autocast=fitting.bf16)
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            if config.ema_decay:
+                _follow(average, model, min(config.ema_decay, (step + 1) / (step + 10)))
+            log.add(losses)
+            last = step + 1 == config.steps
+            if last or (step + 1) % LOG_EVERY == 0:
+                bar.set_postfix({key: f"{value:.3f}" for key, value in log.write(step + 1).items()})
+            if last or time.monotonic() - saved > checkpoint_seconds:
+                _save(checkpoint, stateful, step + 1)
+                saved = time.monotonic()
     return average.eval().requires_grad_(False)
 
 
@@ -118,7 +122,7 @@ class _LossLog:
     def add(self, losses: Losses) -> None:
         self.steps += 1
         for key, value in losses.items():
-            self.sums[key] = self.sums.get(key, 0.0) + float(value.detach())
+            self.sums[key] = self.sums.get(key, 0.0) + float(value)
 
     def write(self, step: int) -> dict[str, float]:
         means = {key: total / self.steps for key, total in self.sums.items()}
