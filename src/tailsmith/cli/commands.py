@@ -14,16 +14,17 @@ from tailsmith.cli.text import (
     accuracy_text,
     best_validation,
     dataset_text,
+    fit_text,
     nearness_text,
     plan_text,
     rendered_text,
 )
 from tailsmith.errors import UserError
 from tailsmith.files import to_json, write_json
-from tailsmith.generation.fit.config import FitGeneratorConfig
+from tailsmith.generation.fit.config import FineTuneConfig, FitGeneratorConfig
 from tailsmith.synthesis.config import SynthesisConfig
 
-_NO_CONFIG, _TRAIN = SynthesisConfig(), TrainConfig()
+_NO_CONFIG, _TRAIN, _FINE_TUNE = SynthesisConfig(), TrainConfig(), FineTuneConfig()
 _READING, _GOAL, _SAMPLING, _PLAN_FILE, _RENDERING = Reading(), Goal(), Sampling(), PlanFile(), Rendering()
 
 
@@ -270,16 +271,25 @@ def fit_generator(
     config: FitGeneratorConfig,
     *,
     out: Path,  # folder for the pipeline
+    from_: str | None = None,  # adapt this generator (a preset, a folder, a hub id) instead of training a new one
+    finetune: FineTuneConfig = _FINE_TUNE,
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     reading: Reading = _READING,
 ) -> None:
-    """Train a small unCLIP diffusion model on a dataset; the same command again goes on."""
+    """Train a small unCLIP diffusion model on a dataset, or adapt one (--from); the same command again goes on."""
     from tailsmith import devices
+    from tailsmith.generation.fit.cost import hours_on_two_cores
     from tailsmith.runs.outputs import check_folder
-    from tailsmith.synthesis.fitting import fit_generator
+    from tailsmith.synthesis.fitting import check_only, fine_tune_generator, fit_generator, settled_for
 
     devices.use(device)
+    check_only(from_, config, finetune)
     check_folder(out, data)
     dataset = reading.load(data)
-    folder = fit_generator(dataset, out, config)
+    if from_ is not None:
+        folder = fine_tune_generator(dataset, from_, out, finetune)
+    else:
+        settled = settled_for(dataset, config)
+        print(fit_text(settled, hours_on_two_cores(settled)))
+        folder = fit_generator(dataset, out, settled)
     print(f"Generator: {folder} (use it with --generator {folder})")

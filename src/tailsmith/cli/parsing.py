@@ -61,7 +61,7 @@ def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
             for name, hint in get_type_hints(hints[each.name]).items():
                 parser.add_argument(f"--{name}", type=hint, default=getattr(each.default, name))
         elif _has_default(each):
-            parser.add_argument(f"--{each.name}", type=hints[each.name], default=each.default)
+            parser.add_argument(f"--{_option(each.name)}", type=hints[each.name], default=each.default)
         else:
             parser.add_argument(f"--{each.name}", type=hints[each.name], required=True)
     _describe(parser, function)
@@ -94,6 +94,11 @@ def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter],
     return positional, [each for each in given if each not in positional]
 
 
+def _option(name: str) -> str:
+    """A parameter's name on the command line: from_ is --from, a word that Python keeps for itself."""
+    return name.removesuffix("_")
+
+
 def _is_spread(hint: Any) -> bool:
     return isinstance(hint, type) and issubclass(hint, Options)
 
@@ -123,7 +128,7 @@ def _comments(source: Any) -> dict[str, str]:
         text = inspect.getsource(source)
     except OSError:  # installed without source
         return {}
-    found = dict(re.findall(r"^ +(\w+): .*?  # (.+)$", text, re.MULTILINE))
+    found = {_option(name): said for name, said in re.findall(r"^ +(\w+): .*?  # (.+)$", text, re.MULTILINE)}
     for name, hint in get_type_hints(source).items():
         if is_dataclass(hint):
             found |= {f"{name}.{field}": comment for field, comment in _comments(hint).items()}
@@ -151,7 +156,7 @@ def parsed(name: str, function: Callable[..., None], argv: list[str]) -> dict[st
         elif is_dataclass(hint):
             arguments[parameter.name] = from_dict(hint, given[parameter.name], parameter.name)  # type: ignore[arg-type]
         else:
-            arguments[parameter.name] = _expanded(given[parameter.name])
+            arguments[parameter.name] = _expanded(given[_option(parameter.name)])
     return arguments
 
 

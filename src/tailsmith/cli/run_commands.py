@@ -80,7 +80,7 @@ def report(
 
 
 def reproduce(
-    experiment: str,  # fashion-lt | fashion-groups | fashion-gradients | fashion-feedback | feedback-sweep
+    experiment: str,  # fashion-lt | -groups | -gradients | -feedback | -dose; feedback-sweep | gap | pool
     *,
     out: Path,  # folder for the run directories
     results: Path,  # JSON file for the numbers
@@ -90,13 +90,14 @@ def reproduce(
 ) -> None:
     """Repeat the embedded experiments over seeds; again, it goes on."""
     from tailsmith import devices
+    from tailsmith.reproduction.comparison import COMPARISONS, compare_halves
     from tailsmith.reproduction.driver import reproduce
     from tailsmith.reproduction.fashion import EXPERIMENTS
     from tailsmith.reproduction.sweep import sweep
-    from tailsmith.reproduction.tables import markdown_table
+    from tailsmith.reproduction.tables import halves_table, markdown_table
     from tailsmith.runs.outputs import check_folder, check_json_file
 
-    if experiment not in (known := (*EXPERIMENTS, "feedback-sweep")):
+    if experiment not in (known := (*EXPERIMENTS, "feedback-sweep", *COMPARISONS)):
         raise UserError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
     devices.use(device)
     check_folder(out)
@@ -104,6 +105,9 @@ def reproduce(
     if experiment == "feedback-sweep":
         for seed in seeds:
             sweep(out, results, seed, command)
+    elif experiment in COMPARISONS:
+        compare_halves(COMPARISONS[experiment], out, results, seeds, command)
+        print(halves_table(results))
     else:
         reproduce(EXPERIMENTS[experiment], out, results, seeds, command)
         print(markdown_table(results, EXPERIMENTS[experiment].columns))

@@ -8,6 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from tailsmith.classification.history import selected_score
+from tailsmith.generation.fit.config import FitGeneratorConfig
 from tailsmith.report.words import bias_words, tested_words
 from tailsmith.strata import SHOT_RANGES, SHOTS
 from tailsmith.terminal import shown
@@ -78,6 +79,15 @@ def plan_text(plan: Mapping[str, Any] | None, *, names: bool = True) -> str:
     return "\n".join(lines)
 
 
+def fit_text(config: FitGeneratorConfig, hours: Mapping[str, float]) -> str:
+    """Of `fit-generator`, before it begins: what is fitted, and how long each stage takes."""
+    stages = ", ".join(f"{name} {_duration(part, 'hours')}" for name, part in hours.items())
+    return (
+        f"Images of {config.image_size} x {config.image_size} pixels. About {_duration(sum(hours.values()), 'hours')} "
+        f"on two idle CPU cores ({stages}), minutes on a GPU; it can be interrupted, and goes on."
+    )
+
+
 def rendered_text(made: Mapping[str, Any]) -> str:
     """Of `synthesis.shards.rendered`: how many images, how fast, and what feedback skipped."""
     return (
@@ -112,8 +122,8 @@ def nearness_text(overall: Mapping[str, Any], classes: Mapping[str, Mapping[str,
             (name, f"{row['images']:,}", f"{row['real_images']:,}", agreeing, f"{row['density']:.2f}", covered)
         )
     head = (
-        f"{counted(overall['images'], 'synthetic image')}; {overall['compared']:,} compared with as many real ones of their "
-        "classes. A probe that can't tell is right in 50 %."
+        f"{counted(overall['images'], 'synthetic image')}; {overall['compared']:,} compared with as many real ones of "
+        "their classes. A probe that can't tell is right in 50 %."
     )
     return "\n\n".join([head, aligned(rows), aligned(per_class)])
 

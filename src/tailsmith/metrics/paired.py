@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailsmith.metrics.accuracy import AccuracyTable
-from tailsmith.metrics.intervals import Interval, mean_difference_interval, minimum_difference_interval
+from tailsmith.metrics.intervals import Interval, Z, mean_difference_interval, minimum_difference_interval
 
 Array = npt.NDArray[Any]
 
@@ -38,6 +38,30 @@ def paired_interval(before: AccuracyTable, after: AccuracyTable, keys: Sequence[
         return Interval(100 * found.low, 100 * found.high, 100 * found.bias)
     low, high = mean_difference_interval(counts[:, 1], counts[:, 2], counts.sum(1))
     return Interval(100 * float(low), 100 * float(high))
+
+
+def mean_paired_interval(
+    before: Sequence[AccuracyTable], after: Sequence[AccuracyTable], keys: Sequence[str]
+) -> tuple[float, float]:
+    """Of the mean over several classifiers each, as of seeds, in points: normal ends, over test images within classes.
+
+    Each image counts with the share of classifiers that are right on it. NaN where the tables' images differ, or a
+    class of the cell has a single test image.
+    """
+    nothing = (float("nan"), float("nan"))
+    if not before or not after or not all(same_images(before[0], table) for table in (*before, *after)):
+        return nothing
+    stratum, chosen = _strata(before[0], keys)
+    if stratum is None:
+        return nothing
+    first, second = (np.mean(np.stack([t.correct for t in tables]), axis=0) for tables in (before, after))  # type: ignore[misc]
+    gains = [(second - first)[stratum == each] for each in np.flatnonzero(chosen)]
+    gains = [each for each in gains if len(each)]
+    if not gains or min(map(len, gains)) < 2:
+        return nothing
+    mean = np.mean([each.mean() for each in gains])
+    error = np.sqrt(sum(each.var(ddof=1) / len(each) for each in gains)) / len(gains)
+    return float(100 * (mean - Z * error)), float(100 * (mean + Z * error))
 
 
 def same_images(before: AccuracyTable, after: AccuracyTable) -> bool:

@@ -53,6 +53,13 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-lt": Experiment({"": LT}, _SHOTS),
     "fashion-gradients": Experiment({"": replace(FEEDBACK, arms=(*FEEDBACK.arms, *_WAYS), sets=_WAYS)}, _SHOTS),
     "fashion-feedback": Experiment({"": FEEDBACK}, _SHOTS),
+    "fashion-dose": Experiment(  # more of the same: 150 and 500 a class
+        {
+            "": replace(LT, arms=("balanced_softmax", "image_text")),
+            "_500": replace(LT, target=500, arms=("image_text",)),
+        },
+        _SHOTS,
+    ),
     "fashion-groups": Experiment(
         {
             "": RunConfig(  # known groups: the prompt names the context, every group is topped up

@@ -9,7 +9,7 @@ embedded generator.
 import io
 import lzma
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 
@@ -145,13 +145,29 @@ def _shares(order: NDArray[np.int64], label: int) -> list[NDArray[np.int64]]:
     return [parts[(context - first) % len(CONTEXTS)] for context in range(len(CONTEXTS))]
 
 
-def _rendered(photographs: Photographs, rows: NDArray[np.int64], contexts: NDArray[np.int64], split: str) -> Dataset:
+def as_drawings(dataset: Dataset) -> Dataset:
+    """The same photographs of a task in the generator's other style, in the same order."""
+    photographs = load_photographs()
+    row_of = {int(origin): row for row, origin in enumerate(photographs.origin)}
+    rows = np.array([row_of[int(each.split("-")[-2])] for each in dataset.table["image_id"]], dtype=np.int64)
+    drawn = _rendered(photographs, rows, dataset.attributes, "train", style="drawing")
+    return replace(dataset, table=dataset.table.assign(bytes=drawn.table["bytes"]))
+
+
+def _rendered(
+    photographs: Photographs,
+    rows: NDArray[np.int64],
+    contexts: NDArray[np.int64],
+    split: str,
+    style: str = "photograph",
+) -> Dataset:
     encoded = [
         encode_png(
             render(
                 photographs.pixels[row],
                 CONTEXTS[context],
                 seed=int(photographs.origin[row]) * len(CONTEXTS) + int(context),
+                style=style,
                 keep_holes=int(photographs.labels[row]) in KEEPS_HOLES,
             )
         )

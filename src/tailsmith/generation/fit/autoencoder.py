@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from tailsmith.generation.fit.captions import Images
-from tailsmith.generation.fit.stage import Draw, Losses
+from tailsmith.generation.fit.halves import Losses
+from tailsmith.generation.fit.stage import Draw
 
 CRITIC_FROM = 0.5  # of the steps: there is nothing to criticise in blurred images
 

@@ -14,7 +14,8 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from tailsmith.generation.fit.captions import CaptionedImages
-from tailsmith.generation.fit.stage import Draw, Losses
+from tailsmith.generation.fit.halves import Losses
+from tailsmith.generation.fit.stage import Draw
 
 
 def create_clip(tokenizer: CLIPTokenizer, *, image_size: int, width: int, embedding: int) -> CLIPModel:

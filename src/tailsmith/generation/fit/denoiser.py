@@ -9,7 +9,8 @@ from diffusers.pipelines.stable_diffusion.stable_unclip_image_normalizer import 
 
 from tailsmith.generation.fit.captions import CaptionedImages
 from tailsmith.generation.fit.clip import keep_entries
-from tailsmith.generation.fit.stage import Draw, Losses
+from tailsmith.generation.fit.halves import Losses
+from tailsmith.generation.fit.stage import Draw
 
 
 def create_denoiser(

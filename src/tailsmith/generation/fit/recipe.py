@@ -18,17 +18,14 @@ from transformers import (
 )
 
 from tailsmith.devices import chosen_device, has_bf16_arithmetic
-from tailsmith.errors import UserError
-from tailsmith.files import write_json
 from tailsmith.generation.fit.autoencoder import CriticisedAutoencoder, autoencoder_loss, encode_all
 from tailsmith.generation.fit.captions import CaptionedImages, Images, build_tokenizer
+from tailsmith.generation.fit.claim import claim, is_finished
 from tailsmith.generation.fit.clip import clip_loss, create_clip, image_embedding, tokenize
 from tailsmith.generation.fit.config import FitGeneratorConfig
 from tailsmith.generation.fit.denoiser import create_denoiser, create_schedulers, denoiser_loss
 from tailsmith.generation.fit.saving import save_pipeline
 from tailsmith.generation.fit.stage import Fitting, run_stage
-from tailsmith.generation.pipeline_folder import INDEX, read_index, read_object
-from tailsmith.settings import to_dict
 
 
 def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGeneratorConfig) -> Path:
@@ -38,8 +35,8 @@ def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGener
     and does nothing where the pipeline is already there. Raises ValueError where `out` holds another pipeline, or a fit
     of another configuration or of images with other contents.
     """
-    _claim(out, config, data, contents_sha256)
-    if _is_finished(out):
+    claim(out, config, data, contents_sha256)
+    if is_finished(out):
         return out
     device = chosen_device()
     bf16 = has_bf16_arithmetic(device) if config.bf16 is None else config.bf16
@@ -152,38 +149,3 @@ def _embed_images(clip: CLIPModel, images: Images, n: int) -> tuple[torch.Tensor
     normalizer.mean.data.copy_(embeddings.mean(0, keepdim=True))
     normalizer.std.data.copy_(embeddings.std(0, keepdim=True).clamp(min=1e-3))
     return embeddings, normalizer.requires_grad_(False).to(clip.device)
-
-
-def _is_finished(out: Path) -> bool:
-    """Whether the pipeline is there as a whole: its index, which is written last, is sound and so are its parts."""
-    if not (out / INDEX).exists():
-        return False
-    try:
-        index = read_index(out)
-    except ValueError:  # an earlier version's half-written file
-        return False
-    return all(any((out / name).glob("*")) for name, value in index.items() if isinstance(value, list))
-
-
-def _claim(out: Path, config: FitGeneratorConfig, data: CaptionedImages, contents_sha256: str) -> None:
-    """Write down what is being fitted, or refuse a folder that holds something else."""
-    path = out / "training" / "config.json"
-    fitted = {
-        "config": to_dict(config),
-        "contents_sha256": contents_sha256,
-        "images": len(data),
-        "class_names": list(data.captions.class_names),
-        "attribute_names": list(data.captions.attribute_names),
-    }
-    if (out / INDEX).exists() and not path.exists():
-        raise UserError(f"{out} holds a pipeline that fit-generator didn't write; use another --out")
-    if path.exists() and _identity(read_object(path)) != _identity(fitted):
-        raise UserError(f"{out} holds a generator fitted with another configuration or dataset; use another --out")
-    write_json(path, fitted)
-
-
-def _identity(fitted: dict[str, Any]) -> dict[str, Any]:
-    """What makes a fit the same one: all but the precision, which a resumed fit may have changed with its machine."""
-    config = fitted.get("config")
-    rest = {name: value for name, value in config.items() if name != "bf16"} if isinstance(config, dict) else config
-    return {**fitted, "config": rest}

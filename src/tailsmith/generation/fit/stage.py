@@ -1,22 +1,21 @@
 """One stage of training: a resumable loop over random mini-batches, with checkpoint, progress, loss log."""
 
 import copy
-import io
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from tailsmith.files import write_atomically
 from tailsmith.generation.fit.config import StageConfig
 from tailsmith.generation.fit.halves import Losses, backward, lanes
+from tailsmith.generation.fit.trained import put_back, save, trained_state
 from tailsmith.randomness import noise_generator
 from tailsmith.terminal import progress_bar
 
@@ -72,25 +71,30 @@ def run_stage(
     config: StageConfig,
     *,
     seed: int,
+    until: int | None = None,
     checkpoint_seconds: float = 120.0,
 ) -> Model:
-    """Train `model` and return it (its moving average if so configured), on the fit's device, in eval mode, frozen.
+    """Train `model` and return it (its moving average if so configured), on the fit's device, in eval mode.
 
-    Continues from `folder/<name>.pt` where one exists; mean losses go to `folder/<name>.jsonl`, a line per 50
-    steps.
+    Continues from `folder/<name>.pt` where one exists, up to the step `until` (None = all); mean losses go to
+    `folder/<name>.jsonl`, a line per 50 steps. Only what requires gradients is trained and kept.
     """
     folder, device = fitting.folder, fitting.device
     checkpoint, log = folder / f"{name}.pt", _LossLog(folder / f"{name}.jsonl")
     model = model.to(device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99), fused=True
+        [each for each in model.parameters() if each.requires_grad],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.99),
+        fused=True,
     )
     average = copy.deepcopy(model) if config.ema_decay else model
-    stateful = {"model": model, "average": average, "optimizer": optimizer}
-    start = _resume(checkpoint, stateful)
+    models = {"model": model, "average": average}
+    start, last_step = _resume(checkpoint, models, optimizer), config.steps if until is None else until
     model.train()
     saved = time.monotonic()
-    bar = progress_bar(range(start, config.steps), initial=start, total=config.steps, desc=f"fit-generator: {name}")
+    bar = progress_bar(range(start, last_step), initial=start, total=config.steps, desc=f"fit-generator: {name}")
     with lanes(device, bf16=fitting.bf16) as run:
         for step in bar:
             for group in optimizer.param_groups:
@@ -102,13 +106,13 @@ def run_stage(
             if config.ema_decay:
                 _follow(average, model, min(config.ema_decay, (step + 1) / (step + 10)))
             log.add(losses)
-            last = step + 1 == config.steps
+            last = step + 1 == last_step
             if last or (step + 1) % LOG_EVERY == 0:
                 bar.set_postfix({key: f"{value:.3f}" for key, value in log.write(step + 1).items()})
             if last or time.monotonic() - saved > checkpoint_seconds:
-                _save(checkpoint, stateful, step + 1)
+                _save(checkpoint, models, optimizer, step + 1)
                 saved = time.monotonic()
-    return average.eval().requires_grad_(False)
+    return average.eval()
 
 
 class _LossLog:
@@ -132,25 +136,20 @@ class _LossLog:
         return means
 
 
-def _resume(checkpoint: Path, stateful: dict[str, Any]) -> int:
+def _resume(checkpoint: Path, models: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer) -> int:
     """Put everything back where the checkpoint left it -> steps already done."""
     if not checkpoint.exists():
         return 0
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    for name, holder in stateful.items():
-        holder.load_state_dict(state[name])
+    for name, model in models.items():
+        put_back(model, state[name])
+    optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
 
 
-def _save(checkpoint: Path, stateful: dict[str, Any], step: int) -> None:
-    state = {"step": step, **{name: holder.state_dict() for name, holder in stateful.items()}}
-    buffer = io.BytesIO()  # on a full disk Python's own write says so, torch.save speaks of streams
-    torch.save(state, buffer)
-    write_atomically(checkpoint, lambda path: _write_bytes(path, buffer))
-
-
-def _write_bytes(path: Path, buffer: io.BytesIO) -> None:
-    path.write_bytes(buffer.getbuffer())
+def _save(checkpoint: Path, models: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer, step: int) -> None:
+    states = {name: trained_state(model) for name, model in models.items()}
+    save({"step": step, **states, "optimizer": optimizer.state_dict()}, checkpoint)
 
 
 @torch.no_grad()
