@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from tailsmith.classification.config import TrainConfig
 from tailsmith.cli.main import main
 from tailsmith.devices import chosen_device, chosen_dtype, has_bf16_arithmetic, use
 from tailsmith.generation.fit import recipe
-from tailsmith.generation.fit.autoencoder import autoencoder_loss, create_autoencoder
+from tailsmith.generation.fit.autoencoder import CriticisedAutoencoder, autoencoder_loss
 from tailsmith.generation.fit.captions import CaptionedImages, Captions, build_tokenizer
 from tailsmith.generation.fit.clip import clip_loss, create_clip, tokenize
 from tailsmith.generation.fit.config import FitGeneratorConfig, StageConfig
@@ -191,20 +192,27 @@ def captioned(device: torch.device) -> CaptionedImages:
 
 def test_the_losses_of_fit_generator_compute_on_the_device_of_their_model() -> None:
     """On the meta device, where a tensor left on the CPU is an error."""
-    data, draw = captioned(META), draw_step(4, 4, 0, 0)
+    data, (_, draw) = captioned(META), draw_step(4, StageConfig(1, batch_size=8), 0, 0)[0]
     tokenizer = build_tokenizer(data.captions.texts)
     tokens = tokenize(tokenizer, data.captions.texts).to(META)
     clip = create_clip(tokenizer, image_size=16, width=16, embedding=8).to(META)
-    autoencoder = create_autoencoder(image_size=16, channels=(8, 16), latent_channels=4).to(META)
+    autoencoder = CriticisedAutoencoder(image_size=16, channels=(8, 16), latent_channels=4).to(META)
     denoiser = create_denoiser(latent_size=8, latent_channels=4, channels=(16, 32), text_width=12, embedding=8)
     normalizer = tiny_pipeline().image_normalizer.to(META)
     states = torch.zeros(len(data.captions.texts), 16, 12, device=META)
     denoise = denoiser_loss(
-        data, torch.zeros(4, 4, 8, 8), torch.zeros(4, 8), states, normalizer, text_dropout=0.1, embedding_dropout=0.5
+        data,
+        torch.zeros(4, 4, 8, 8),
+        torch.zeros(4, 8),
+        states,
+        normalizer,
+        text_dropout=0.1,
+        embedding_dropout=0.5,
+        entry_dropout=0.5,
     )
     for losses in (
-        clip_loss(data, tokens)(clip, draw),
-        autoencoder_loss(data.images, kl_weight=1e-3)(autoencoder, draw),
+        clip_loss(data, tokens, entry_dropout=0.5)(clip, draw),
+        autoencoder_loss(data.images, kl_weight=1e-3, critic_weight=0.1)(autoencoder, replace(draw, progress=0.9)),
         denoise(denoiser.to(META), draw),
     ):
         assert {value.device for value in losses.values()} == {META}
@@ -222,7 +230,9 @@ def test_fit_generator_uses_bf16_where_the_device_has_it(
     monkeypatch.setattr(recipe, "has_bf16_arithmetic", lambda device: arithmetic)
     monkeypatch.setattr(recipe, "run_stage", stage)
     one = StageConfig(1, batch_size=2)
-    config = FitGeneratorConfig(16, 4, (8, 8, 16), (16, 32), 16, 8, clip=one, autoencoder=one, denoiser=one, bf16=asked)
+    config = FitGeneratorConfig(
+        None, 16, 4, (8, 8, 16), (16, 32), 16, 8, clip=one, autoencoder=one, denoiser=one, bf16=asked
+    )
     with pytest.raises(RuntimeError, match=f"bf16={used} on cpu"):
         fit_generator(DATASET, tmp_path, config)
 

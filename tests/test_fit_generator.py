@@ -131,7 +131,7 @@ def test_a_fit_that_goes_on_in_another_process_reads_its_captions_with_the_same_
     dataset, tmp_path, monkeypatch
 ):
     """Byte-pair encoding numbers equally frequent words in a random order."""
-    monkeypatch.setattr(stage, "draw_step", lambda *arguments: None)  # nothing that can be trained on
+    monkeypatch.setattr(stage, "draw_step", lambda *arguments: [(1.0, None)])  # nothing that can be trained on
     with pytest.raises(AttributeError):
         fit_generator(dataset, tmp_path, CONFIG)
     monkeypatch.setattr(captions, "_learn", lambda texts: pytest.fail("it learned another vocabulary"))
@@ -192,7 +192,7 @@ def test_a_finished_fit_is_not_trained_again(dataset, fitted, monkeypatch):
 
 def test_losses_are_logged(fitted):
     for name, steps, parts in [
-        ("clip", 4, {"caption", "instance"}), ("autoencoder", 6, {"l1", "kl"}), ("denoiser", 5, {"v"}),
+        ("clip", 4, {"caption", "instance"}), ("autoencoder", 6, {"l1", "kl", "critic"}), ("denoiser", 5, {"v"}),
     ]:  # fmt: skip
         lines = [json.loads(line) for line in (fitted / "training" / f"{name}.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [steps]
@@ -208,7 +208,7 @@ def test_the_log_has_the_mean_of_every_fifty_steps(tmp_path):
         return {"loss": model.weight.sum() * 0 + len(calls)}
 
     calls = []
-    run_stage(Fitting(tmp_path, 3), "line", model, loss, StageConfig(120), seed=0)
+    run_stage(Fitting(tmp_path, 3), "line", model, loss, StageConfig(120, batch_size=1), seed=0)
     lines = [json.loads(line) for line in (tmp_path / "line.jsonl").read_text().splitlines()]
     assert lines == [{"step": 50, "loss": 25.5}, {"step": 100, "loss": 75.5}, {"step": 120, "loss": 110.5}]
 
@@ -293,9 +293,18 @@ def test_a_folder_with_somebody_elses_pipeline(dataset, tmp_path):
     assert (tmp_path / "model_index.json").read_text() == "{}"
 
 
-def test_too_few_images(dataset, tmp_path):
-    with pytest.raises(ValueError, match="at least 2 training images, got 1 in 'tiny'"):
-        fit_generator(dataset.select([0]), tmp_path, CONFIG)
+def test_data_that_no_generator_can_be_fitted_to(dataset, tmp_path):
+    few = dataset.select(np.r_[0:2, np.flatnonzero(dataset.labels == 1)[:1]])
+    few = few.select(np.flatnonzero(few.table["split"] == "train"))
+    n = len(few)
+    with pytest.raises(
+        ValueError, match=rf"at least a batch of training images \(4, clip.batch_size\), got {n} in 'tiny'"
+    ):
+        fit_generator(few, tmp_path, CONFIG)
+    with pytest.raises(ValueError, match="two classes to tell apart, and the training data have one class, 'sandal'"):
+        fit_generator(dataset.select(dataset.labels == 0), tmp_path, CONFIG)
+    with pytest.raises(ValueError, match="and the training data have no image"):
+        fit_generator(dataset.select([]), tmp_path, CONFIG)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -310,7 +319,7 @@ def test_a_dataset_without_attributes(dataset, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": 0}, "steps should be above 0, got 0"),
+        ({"steps": -1}, "steps should be above 0, got -1"),
         ({"batch_size": 10**9}, "batch_size should be 65,536 at most"),
         ({"learning_rate": float("nan")}, "learning_rate should be above 0 and finite"),
         ({"warmup_steps": -1}, "warmup_steps should not be negative"),
@@ -346,15 +355,20 @@ def test_the_moving_average_is_the_slow_loops(tmp_path):
         decay = min(0.8, (step + 1) / (step + 10))
         expected = decay * expected + (1 - decay) * weight
     assert average.weight.item() == pytest.approx(expected, rel=1e-5)
-    assert not average.weight.requires_grad
 
 
-def test_a_steps_randomness_depends_on_seed_and_step_alone():
-    one, again, later, other = (draw_step(50, 8, *each) for each in ((0, 7), (0, 7), (0, 8), (1, 7)))
+def test_a_half_batchs_randomness_depends_on_seed_step_and_half_alone():
+    config = StageConfig(10, batch_size=9)
+    drawn = [draw_step(50, config, *each) for each in ((0, 7), (0, 7), (0, 8), (1, 7))]
+    assert [share for share, _ in drawn[0]] == [5 / 9, 4 / 9]
+    (_, one), (_, other_half) = drawn[0]
+    (_, again), (_, later), (_, other) = (halves[0] for halves in drawn[1:])
     assert one.rows.tolist() == again.rows.tolist()
-    assert one.rows.tolist() not in (later.rows.tolist(), other.rows.tolist())
+    assert one.rows.tolist()[:4] not in (later.rows.tolist()[:4], other.rows.tolist()[:4], other_half.rows.tolist())
     assert torch.equal(torch.rand(3, generator=one.torch), torch.rand(3, generator=again.torch))
     assert one.numpy.random() == again.numpy.random()
+    assert one.progress == 0.7
+    assert len(draw_step(50, StageConfig(10, batch_size=1), 0, 0)) == 1
 
 
 # ---- captions and tokens ----
@@ -397,9 +411,11 @@ def test_captions_name_the_class_always_and_the_attribute_as_often_as_asked():
     [
         ({"image_size": 18}, r"a multiple of 4, as the autoencoder halves it 2 times; got 18, near it are 16 and 20"),
         ({"image_size": 4}, r"image_size should be within 8\.\.4096 pixels, got 4"),
-        ({"image_size": 0}, "image_size should be above 0, got 0"),
+        ({"image_size": -8}, "image_size should be above 0, got -8"),
+        ({"preset": "large"}, "preset should be one of small, medium, got 'large'"),
+        ({"embedding_entries": 4}, "embedding_entries should be at least clip_embedding"),
         ({"autoencoder_channels": (12, 24)}, r"autoencoder_channels should be multiples of 8, got \[12, 24\]"),
-        ({"autoencoder_channels": ()}, r"autoencoder_channels should be multiples of 8, got \[\]"),
+        ({"autoencoder_channels": ()}, "width of at least one level, got none"),
         ({"denoiser_channels": (24,)}, r"denoiser_channels should be multiples of 16, got \[24\]"),
         ({"clip_width": 24}, "clip_width should be a multiple of 16, got 24"),
         ({"text_dropout": 2.0}, r"text_dropout should be in 0\.\.1, got 2\.0"),

@@ -11,11 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch.nn import functional
+from torch.nn.utils import skip_init
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from tailsmith.generation.fit.captions import CaptionedImages
 from tailsmith.generation.fit.halves import Losses
 from tailsmith.generation.fit.stage import Draw
+from tailsmith.randomness import noise_generator
 
 
 def create_clip(tokenizer: CLIPTokenizer, *, image_size: int, width: int, embedding: int) -> CLIPModel:
@@ -61,6 +63,25 @@ def image_embedding(clip: CLIPModel, images: torch.Tensor) -> torch.Tensor:
 def text_embedding(clip: CLIPModel, tokens: torch.Tensor) -> torch.Tensor:
     pooled = clip.text_model(input_ids=tokens).pooler_output
     return torch.as_tensor(clip.text_projection(pooled))
+
+
+@torch.no_grad()
+def spread_embedding(clip: CLIPModel, embeddings: torch.Tensor, entries: int, seed: int) -> None:
+    """Replace the projection of images by one to more entries, in all of which everything is said.
+
+    What training says, it says along a few of the axes: dropping entries (section 3.3) would drop the style as a whole,
+    or not at all. Principal components of `embeddings` [n, D], their spreads drawn together by a square root, are
+    turned into `entries` dimensions by a random isometry. A large CLIP has many more entries than things to say.
+    """
+    variances, axes = torch.linalg.eigh(torch.cov(embeddings.double().T))  # [D], [D, D]
+    generator = noise_generator(seed)
+    isometry = torch.linalg.qr(torch.randn(entries, len(axes), generator=generator, dtype=torch.float64))[0]  # [E, D]
+    scales = variances.clamp(min=1e-6 * float(variances.max())) ** -0.25
+    mixed = isometry @ (scales[:, None] * axes.T) @ clip.visual_projection.weight.detach().cpu().double()
+    projection = skip_init(torch.nn.Linear, mixed.shape[1], entries, bias=False)
+    projection.weight.copy_(mixed)
+    clip.visual_projection = projection.to(clip.device)
+    clip.config.vision_config.projection_dim = entries
 
 
 def clip_loss(

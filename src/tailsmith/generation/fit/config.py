@@ -68,6 +68,7 @@ class FitGeneratorConfig:
     denoiser_channels: tuple[int, ...] = ()  # none = the preset's
     clip_width: int = 128
     clip_embedding: int = 96
+    embedding_entries: int = 256  # that the finished image embedding is spread over
     clip: StageConfig = field(default_factory=lambda: StageConfig(batch_size=128, learning_rate=1e-3))
     autoencoder: StageConfig = field(
         default_factory=lambda: StageConfig(batch_size=16, learning_rate=2e-3, ema_decay=0.999)
@@ -88,7 +89,7 @@ class FitGeneratorConfig:
         check_seed(self.seed)
         if self.preset is not None and self.preset not in PRESETS:
             raise UserError(f"preset should be one of {', '.join(PRESETS)}, got {self.preset!r}")
-        check_whole(self, ("latent_channels", "clip_width", "clip_embedding"))
+        check_whole(self, ("latent_channels", "clip_width", "clip_embedding", "embedding_entries"))
         check_not_negative(self, ("kl_weight", "critic_weight"))
         for name in ("caption_attribute_probability", "text_dropout", "embedding_dropout", "entry_dropout"):
             if not 0 <= getattr(self, name) <= 1:
@@ -97,6 +98,11 @@ class FitGeneratorConfig:
             channels = getattr(self, name)
             if any(each < 1 or each % groups for each in channels):
                 raise UserError(f"{name} should be multiples of {groups}, got {list(channels)}")
+        if self.embedding_entries < self.clip_embedding:
+            raise UserError(
+                f"embedding_entries should be at least clip_embedding ({self.clip_embedding}), got "
+                f"{self.embedding_entries}"
+            )
         if self.clip_width % 16:
             raise UserError(f"clip_width should be a multiple of 16, got {self.clip_width}")
         if not self.autoencoder_channels:

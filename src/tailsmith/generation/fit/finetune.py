@@ -95,7 +95,7 @@ def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -
         config.steps,
         batch_size=config.batch_size,
         learning_rate=config.learning_rate or (2e-4 if is_small(pipe) else 1e-4),
-        warmup_steps=20,
+        warmup_steps=min(20, config.steps // 10),
     )
     bf16 = has_bf16_arithmetic(pipe.device) if config.bf16 is None else config.bf16
     fitting = Fitting(folder, len(real), pipe.device, bf16)

@@ -21,7 +21,7 @@ from tailsmith.devices import chosen_device, has_bf16_arithmetic
 from tailsmith.generation.fit.autoencoder import CriticisedAutoencoder, autoencoder_loss, encode_all
 from tailsmith.generation.fit.captions import CaptionedImages, Images, build_tokenizer
 from tailsmith.generation.fit.claim import claim, is_finished
-from tailsmith.generation.fit.clip import clip_loss, create_clip, image_embedding, tokenize
+from tailsmith.generation.fit.clip import clip_loss, create_clip, image_embedding, spread_embedding, tokenize
 from tailsmith.generation.fit.config import FitGeneratorConfig
 from tailsmith.generation.fit.denoiser import create_denoiser, create_schedulers, denoiser_loss
 from tailsmith.generation.fit.saving import save_pipeline
@@ -48,13 +48,15 @@ def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGener
     clip = stage(
         "clip", clip, clip_loss(data, tokens, entry_dropout=config.entry_dropout), config.clip, seed=config.seed
     )
+    spread_embedding(clip, _embed(clip, data.images, len(data)), config.embedding_entries, config.seed)
     reconstruct = autoencoder_loss(data.images, kl_weight=config.kl_weight, critic_weight=config.critic_weight)
     criticised = stage("autoencoder", criticised, reconstruct, config.autoencoder, seed=config.seed + 1)
     autoencoder = criticised.autoencoder
 
     latents = encode_all(autoencoder, data.images, len(data))
     autoencoder.register_to_config(scaling_factor=float(1 / latents.std()))
-    embeddings, normalizer = _embed_images(clip, data.images, len(data))
+    embeddings = _embed(clip, data.images, len(data))
+    normalizer = _normalizer(embeddings).to(device)
     with torch.no_grad():
         text_states = clip.text_model(input_ids=tokens).last_hidden_state  # [captions, tokens, width]
     denoise = denoiser_loss(
@@ -99,7 +101,7 @@ def _initial_models(
             latent_channels=config.latent_channels,
             channels=config.denoiser_channels,
             text_width=clip.config.text_config.hidden_size,
-            embedding=config.clip_embedding,
+            embedding=config.embedding_entries,
         )
     return clip, criticised, denoiser
 
@@ -141,11 +143,15 @@ def assemble(
 
 
 @torch.no_grad()
-def _embed_images(clip: CLIPModel, images: Images, n: int) -> tuple[torch.Tensor, StableUnCLIPImageNormalizer]:
-    """CLIP embeddings of all images [n, D] on the CPU, and the normaliser with their mean and spread where CLIP is."""
+def _embed(clip: CLIPModel, images: Images, n: int) -> torch.Tensor:
+    """CLIP embeddings of all images [n, D] on the CPU."""
     batches = [np.arange(start, min(start + 512, n)) for start in range(0, n, 512)]
-    embeddings = torch.cat([image_embedding(clip, images(rows)).cpu() for rows in batches])
-    normalizer = StableUnCLIPImageNormalizer(embeddings.shape[1])
-    normalizer.mean.data.copy_(embeddings.mean(0, keepdim=True))
-    normalizer.std.data.copy_(embeddings.std(0, keepdim=True).clamp(min=1e-3))
-    return embeddings, normalizer.requires_grad_(False).to(clip.device)
+    return torch.cat([image_embedding(clip.eval(), images(rows)).cpu() for rows in batches])
+
+
+def _normalizer(embeddings: torch.Tensor) -> StableUnCLIPImageNormalizer:
+    """With their mean and spread."""
+    normalizer = StableUnCLIPImageNormalizer(embeddings.shape[1]).requires_grad_(False)
+    normalizer.mean.copy_(embeddings.mean(0, keepdim=True))
+    normalizer.std.copy_(embeddings.std(0, keepdim=True).clamp(min=1e-3))
+    return normalizer

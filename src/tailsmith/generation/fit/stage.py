@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 import numpy as np
@@ -119,20 +120,19 @@ class _LossLog:
     """Means of the losses since the last line, as JSON lines."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.steps = path, 0
-        self.sums: dict[str, float] = {}
+        self.path = path
+        self.values: dict[str, list[float]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, losses: Losses) -> None:
-        self.steps += 1
         for key, value in losses.items():
-            self.sums[key] = self.sums.get(key, 0.0) + float(value)
+            self.values.setdefault(key, []).append(float(value))
 
     def write(self, step: int) -> dict[str, float]:
-        means = {key: total / self.steps for key, total in self.sums.items()}
+        means = {key: fmean(values) for key, values in self.values.items()}
         with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in means.items()}}) + "\n")
-        self.steps, self.sums = 0, {}
+        self.values = {}
         return means
 
 

@@ -48,14 +48,19 @@ def balanced_rows(labels: NDArray[np.int64], size: int, rng: np.random.Generator
     return rows
 
 
+def min_snr_weights(scheduler: Any) -> Tensor:
+    """Of the squared error of what the denoiser predicts, per timestep."""
+    ratio: Tensor = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    return ratio.clamp(max=5) / (ratio + 1 if scheduler.config.prediction_type == "v_prediction" else ratio)
+
+
 def tuning_loss(
     pipe: Any, data: CaptionedImages, real: Encoded, captions: CaptionStates, prior: Prior, config: FineTuneConfig
 ) -> Callable[[Any, Draw], Losses]:
     """Prediction error with min-SNR-5 weighting (Hang et al. 2023), whatever the pipeline's denoiser predicts."""
     scheduler, device = pipe.scheduler, captions.states.device
-    predicts_velocity = scheduler.config.prediction_type == "v_prediction"
-    ratio = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    weights = ratio.clamp(max=5) / (ratio + 1 if predicts_velocity else ratio.clamp(min=1e-8))
+    velocity = scheduler.config.prediction_type == "v_prediction"
+    weights = min_snr_weights(scheduler)
 
     def loss(denoiser: Any, draw: Draw) -> Losses:
         n = len(draw.rows)
@@ -75,7 +80,7 @@ def tuning_loss(
             if embeddings is not None:
                 embeddings = torch.cat([embeddings, torch.zeros_like(embeddings)])
         clean, noise = clean.to(device), torch.randn(clean.shape, generator=draw.torch).to(device)
-        timesteps = torch.randint(0, len(ratio), (len(clean),), generator=draw.torch)
+        timesteps = torch.randint(0, len(weights), (len(clean),), generator=draw.torch)
         embedding_noise = None
         if embeddings is not None:
             embedding_noise = torch.randn(embeddings.shape, generator=draw.torch).to(device)
@@ -85,7 +90,7 @@ def tuning_loss(
             timesteps.to(device),
             **denoiser_arguments(pipe, captions, numbers, embeddings, embedding_noise),
         ).sample
-        wanted = scheduler.get_velocity(clean, noise, timesteps.to(device)) if predicts_velocity else noise
+        wanted = scheduler.get_velocity(clean, noise, timesteps.to(device)) if velocity else noise
         error = (predicted.float() - wanted).square().mean(dim=(1, 2, 3)) * weights[timesteps].to(device)
         found = {"loss": (importance.to(device) * error).sum() / importance.sum(), "real": error[:n].mean()}
         return {**found, "prior": error[n:].mean()} if len(prior.latents) else found
