@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,11 @@ from tailsmith.classification.config import TrainConfig
 from tailsmith.cli.main import main
 from tailsmith.devices import chosen_device, chosen_dtype, has_bf16_arithmetic, use
 from tailsmith.generation.fit import recipe
-from tailsmith.generation.fit.autoencoder import CriticisedAutoencoder, autoencoder_loss
+from tailsmith.generation.fit.autoencoder import autoencoder_loss, create_autoencoder
 from tailsmith.generation.fit.captions import CaptionedImages, Captions, build_tokenizer
 from tailsmith.generation.fit.clip import clip_loss, create_clip, tokenize
 from tailsmith.generation.fit.config import FitGeneratorConfig, StageConfig
+from tailsmith.generation.fit.decoder import create_criticised, decoder_loss
 from tailsmith.generation.fit.denoiser import create_denoiser, denoiser_loss
 from tailsmith.generation.fit.stage import Fitting, draw_step
 from tailsmith.generation.generator import load_decoder, load_generator, no_loading_bars
@@ -196,7 +196,7 @@ def test_the_losses_of_fit_generator_compute_on_the_device_of_their_model() -> N
     tokenizer = build_tokenizer(data.captions.texts)
     tokens = tokenize(tokenizer, data.captions.texts).to(META)
     clip = create_clip(tokenizer, image_size=16, width=16, embedding=8).to(META)
-    autoencoder = CriticisedAutoencoder(image_size=16, channels=(8, 16), latent_channels=4).to(META)
+    autoencoder = create_autoencoder(image_size=16, channels=(8, 16), latent_channels=4).to(META)
     denoiser = create_denoiser(latent_size=8, latent_channels=4, channels=(16, 32), text_width=12, embedding=8)
     normalizer = tiny_pipeline().image_normalizer.to(META)
     states = torch.zeros(len(data.captions.texts), 16, 12, device=META)
@@ -212,7 +212,10 @@ def test_the_losses_of_fit_generator_compute_on_the_device_of_their_model() -> N
     )
     for losses in (
         clip_loss(data, tokens, entry_dropout=0.5)(clip, draw),
-        autoencoder_loss(data.images, kl_weight=1e-3, critic_weight=0.1)(autoencoder, replace(draw, progress=0.9)),
+        autoencoder_loss(data.images, kl_weight=1e-3)(autoencoder, draw),
+        decoder_loss(data.images, torch.zeros(4, 4, 8, 8), critic_weight=0.1)(
+            create_criticised(autoencoder, 8, 0).to(META), draw
+        ),
         denoise(denoiser.to(META), draw),
     ):
         assert {value.device for value in losses.values()} == {META}
@@ -231,7 +234,7 @@ def test_fit_generator_uses_bf16_where_the_device_has_it(
     monkeypatch.setattr(recipe, "run_stage", stage)
     one = StageConfig(1, batch_size=2)
     config = FitGeneratorConfig(
-        None, 16, 4, (8, 8, 16), (16, 32), 16, 8, clip=one, autoencoder=one, denoiser=one, bf16=asked
+        None, 16, 4, (8, 8, 16), (16, 32), 16, 8, clip=one, autoencoder=one, denoiser=one, decoder=one, bf16=asked
     )
     with pytest.raises(RuntimeError, match=f"bf16={used} on cpu"):
         fit_generator(DATASET, tmp_path, config)

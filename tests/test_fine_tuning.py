@@ -145,11 +145,11 @@ def test_a_fit_that_copies(generators, tmp_path, monkeypatch):
 
 def test_what_can_not_be_tuned_is_refused_before_any_work(generators, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match="can fine-tune StableDiffusionPipeline, .* got a KandinskyV22Pipeline"):
+    with pytest.raises(ValueError, match=r"can fine-tune StableDiffusionPipeline, .* got a KandinskyV22Pipeline"):
         fine_tune_generator(DATA, str(generators / "other"), out, CONFIG)
     with pytest.raises(ValueError, match=r"at least a batch of training images \(64, finetune\.batch_size\), got 23"):
         fine_tune_generator(DATA, str(generators / "sd15"), out, FineTuneConfig(batch_size=64))
-    with pytest.raises(ValueError, match="two classes to tell apart, .* one class, 'sandal'"):
+    with pytest.raises(ValueError, match=r"two classes to tell apart, .* one class, 'sandal'"):
         fine_tune_generator(DATA.select(DATA.labels == 0), str(generators / "sd15"), out, CONFIG)
     assert not out.exists()
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000})())

@@ -25,7 +25,7 @@ from tailsmith.generation.generator import load_generator
 from tailsmith.synthesis.fitting import fit_generator
 from tiny import CLASSES, CONTEXTS, tiny_dataset
 
-STAGES = ("clip", "autoencoder", "denoiser")
+STAGES = ("clip", "autoencoder", "denoiser", "decoder")
 CONFIG = FitGeneratorConfig(
     image_size=16,
     latent_channels=4,
@@ -36,6 +36,7 @@ CONFIG = FitGeneratorConfig(
     clip=StageConfig(4, batch_size=4),
     autoencoder=StageConfig(6, batch_size=4, ema_decay=0.9, warmup_steps=2),
     denoiser=StageConfig(5, batch_size=4, ema_decay=0.9),
+    decoder=StageConfig(4, batch_size=4, ema_decay=0.9),
     bf16=False,
 )
 
@@ -192,7 +193,8 @@ def test_a_finished_fit_is_not_trained_again(dataset, fitted, monkeypatch):
 
 def test_losses_are_logged(fitted):
     for name, steps, parts in [
-        ("clip", 4, {"caption", "instance"}), ("autoencoder", 6, {"l1", "kl", "critic"}), ("denoiser", 5, {"v"}),
+        ("clip", 4, {"caption", "instance"}), ("autoencoder", 6, {"l1", "kl"}), ("denoiser", 5, {"v"}),
+        ("decoder", 4, {"l1", "critic", "fooled"}),
     ]:  # fmt: skip
         lines = [json.loads(line) for line in (fitted / "training" / f"{name}.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == [steps]

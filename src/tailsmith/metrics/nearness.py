@@ -13,6 +13,7 @@ from tailsmith.errors import UserError
 Array = npt.NDArray[np.float64]
 
 FOLDS = 5
+STATISTICS = 24
 LUMA = np.array([0.299, 0.587, 0.114])
 COPY_QUANTILE = 0.01  # nearer than all but so many real images lie to others of theirs
 
@@ -26,10 +27,12 @@ def simple_statistics(pixels: npt.NDArray[np.uint8]) -> Array:
     """
     if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.dtype != np.uint8:
         raise UserError(f"expected images uint8 [N, 3, H, W], got {pixels.dtype} {list(pixels.shape)}")
+    if not len(pixels):
+        return np.empty((0, STATISTICS))
     colours = pixels.astype(np.float64) / 255
     grey = np.einsum("nchw,c->nhw", colours, LUMA)
     flat = grey.reshape(len(grey), -1)
-    saturation = (colours.max(axis=1) - colours.min(axis=1)).reshape(len(grey), -1)
+    saturation = (colours.max(axis=1) - colours.min(axis=1)).reshape(flat.shape)
     centred = flat - flat.mean(axis=1, keepdims=True)
     spread = np.maximum(flat.std(axis=1), 1e-3)
     found = [

@@ -11,7 +11,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.nn.utils import skip_init
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from tailsmith.generation.fit.captions import CaptionedImages
@@ -78,7 +77,7 @@ def spread_embedding(clip: CLIPModel, embeddings: torch.Tensor, entries: int, se
     isometry = torch.linalg.qr(torch.randn(entries, len(axes), generator=generator, dtype=torch.float64))[0]  # [E, D]
     scales = variances.clamp(min=1e-6 * float(variances.max())) ** -0.25
     mixed = isometry @ (scales[:, None] * axes.T) @ clip.visual_projection.weight.detach().cpu().double()
-    projection = skip_init(torch.nn.Linear, mixed.shape[1], entries, bias=False)
+    projection = torch.nn.Linear(mixed.shape[1], entries, bias=False, device="meta").to_empty(device="cpu")
     projection.weight.copy_(mixed)
     clip.visual_projection = projection.to(clip.device)
     clip.config.vision_config.projection_dim = entries

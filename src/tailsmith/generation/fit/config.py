@@ -33,8 +33,9 @@ class Passes:
 
 STEPS = {  # the most are those of mini-unclip, of 52,800 images
     "clip": Passes(25, 500, 9_000),
-    "autoencoder": Passes(30, 4_000, 24_000),
-    "denoiser": Passes(100, 3_000, 20_000),
+    "autoencoder": Passes(30, 4_000, 12_000),
+    "denoiser": Passes(100, 3_000, 14_000),
+    "decoder": Passes(10, 1_000, 4_000),
 }
 
 
@@ -76,12 +77,15 @@ class FitGeneratorConfig:
     denoiser: StageConfig = field(
         default_factory=lambda: StageConfig(batch_size=256, learning_rate=1e-3, ema_decay=0.9995)
     )
+    decoder: StageConfig = field(
+        default_factory=lambda: StageConfig(batch_size=16, learning_rate=5e-4, ema_decay=0.999)
+    )
     caption_attribute_probability: float = 0.5  # how often a caption names the attribute
     text_dropout: float = 0.1
     embedding_dropout: float = 0.3  # share of images denoised without their image embedding
     entry_dropout: float = 0.8  # of every other embedding up to so many entries are dropped, as sampling does
     kl_weight: float = 1e-4
-    critic_weight: float = 0.02  # of a critic of patches, in the second half of the autoencoder's steps; 0 = none
+    critic_weight: float = 0.02  # of the critic that the decoder is trained against last
     bf16: bool | None = None  # autocast; None = where the device has bf16 arithmetic
     seed: int = 0
 

@@ -18,11 +18,12 @@ from transformers import (
 )
 
 from tailsmith.devices import chosen_device, has_bf16_arithmetic
-from tailsmith.generation.fit.autoencoder import CriticisedAutoencoder, autoencoder_loss, encode_all
+from tailsmith.generation.fit.autoencoder import autoencoder_loss, create_autoencoder, encode_all
 from tailsmith.generation.fit.captions import CaptionedImages, Images, build_tokenizer
 from tailsmith.generation.fit.claim import claim, is_finished
 from tailsmith.generation.fit.clip import clip_loss, create_clip, image_embedding, spread_embedding, tokenize
 from tailsmith.generation.fit.config import FitGeneratorConfig
+from tailsmith.generation.fit.decoder import create_criticised, decoder_loss
 from tailsmith.generation.fit.denoiser import create_denoiser, create_schedulers, denoiser_loss
 from tailsmith.generation.fit.saving import save_pipeline
 from tailsmith.generation.fit.stage import Fitting, run_stage
@@ -42,16 +43,15 @@ def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGener
     bf16 = has_bf16_arithmetic(device) if config.bf16 is None else config.bf16
     tokenizer = build_tokenizer(data.captions.texts, kept=out / "training" / "tokenizer.json")
     tokens = tokenize(tokenizer, data.captions.texts).to(device)
-    clip, criticised, denoiser = _initial_models(tokenizer, config)
+    clip, autoencoder, denoiser = _initial_models(tokenizer, config)
     stage: Any = partial(run_stage, Fitting(out / "training", len(data), device, bf16))
 
     clip = stage(
         "clip", clip, clip_loss(data, tokens, entry_dropout=config.entry_dropout), config.clip, seed=config.seed
     )
     spread_embedding(clip, _embed(clip, data.images, len(data)), config.embedding_entries, config.seed)
-    reconstruct = autoencoder_loss(data.images, kl_weight=config.kl_weight, critic_weight=config.critic_weight)
-    criticised = stage("autoencoder", criticised, reconstruct, config.autoencoder, seed=config.seed + 1)
-    autoencoder = criticised.autoencoder
+    reconstruct = autoencoder_loss(data.images, kl_weight=config.kl_weight)
+    autoencoder = stage("autoencoder", autoencoder, reconstruct, config.autoencoder, seed=config.seed + 1)
 
     latents = encode_all(autoencoder, data.images, len(data))
     autoencoder.register_to_config(scaling_factor=float(1 / latents.std()))
@@ -70,6 +70,9 @@ def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGener
         entry_dropout=config.entry_dropout,
     )
     denoiser = stage("denoiser", denoiser, denoise, config.denoiser, seed=config.seed + 2)
+    sharpen = decoder_loss(data.images, latents, critic_weight=config.critic_weight)
+    criticised = create_criticised(autoencoder, config.autoencoder_channels[0], config.seed)
+    autoencoder = stage("decoder", criticised, sharpen, config.decoder, seed=config.seed + 3)["autoencoder"]
 
     parts = clip.cpu(), tokenizer, autoencoder.cpu(), denoiser.cpu(), normalizer.cpu()
     save_pipeline(assemble(*parts, image_size=config.image_size), out, scratch=out / "training" / "saving")
@@ -80,7 +83,7 @@ def fit(data: CaptionedImages, contents_sha256: str, out: Path, config: FitGener
 
 def _initial_models(
     tokenizer: CLIPTokenizer, config: FitGeneratorConfig
-) -> tuple[CLIPModel, CriticisedAutoencoder, UNet2DConditionModel]:
+) -> tuple[CLIPModel, AutoencoderKL, UNet2DConditionModel]:
     """The three models before training, from the configuration's seed."""
     halvings = len(config.autoencoder_channels) - 1
     with torch.random.fork_rng(devices=[]):  # diffusers and transformers take no generator
@@ -91,7 +94,7 @@ def _initial_models(
             width=config.clip_width,
             embedding=config.clip_embedding,
         )
-        criticised = CriticisedAutoencoder(
+        autoencoder = create_autoencoder(
             image_size=config.image_size,
             channels=config.autoencoder_channels,
             latent_channels=config.latent_channels,
@@ -103,7 +106,7 @@ def _initial_models(
             text_width=clip.config.text_config.hidden_size,
             embedding=config.embedding_entries,
         )
-    return clip, criticised, denoiser
+    return clip, autoencoder, denoiser
 
 
 def assemble(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tailsmith.errors import UserError
 from tailsmith.generation.fit.config import StageConfig
 from tailsmith.generation.fit.halves import Losses, backward, lanes
 from tailsmith.generation.fit.trained import put_back, save, trained_state
@@ -22,6 +23,7 @@ from tailsmith.terminal import progress_bar
 
 Model = TypeVar("Model", bound=torch.nn.Module)
 LOG_EVERY = 50
+DIVERGED = 20  # times the first losses
 CPU = torch.device("cpu")
 
 
@@ -32,7 +34,6 @@ class Draw:
     rows: NDArray[np.int64]  # [B]
     numpy: np.random.Generator
     torch: torch.Generator
-    progress: float = 0.0  # share of the stage's steps that are done
 
 
 def draw_step(n: int, config: StageConfig, seed: int, step: int) -> list[tuple[float, Draw]]:
@@ -43,7 +44,7 @@ def draw_step(n: int, config: StageConfig, seed: int, step: int) -> list[tuple[f
             rng = np.random.default_rng([seed, step, half])
             rows = rng.integers(0, n, size=size)
             noise = noise_generator(int(rng.integers(2**62)))
-            halves.append((size / batch, Draw(rows, rng, noise, step / config.steps)))
+            halves.append((size / batch, Draw(rows, rng, noise)))
     return halves
 
 
@@ -94,7 +95,7 @@ def run_stage(
     models = {"model": model, "average": average}
     start, last_step = _resume(checkpoint, models, optimizer), config.steps if until is None else until
     model.train()
-    saved = time.monotonic()
+    saved, first = time.monotonic(), None
     bar = progress_bar(range(start, last_step), initial=start, total=config.steps, desc=f"fit-generator: {name}")
     with lanes(device, bf16=fitting.bf16) as run:
         for step in bar:
@@ -102,14 +103,17 @@ def run_stage(
                 group["lr"] = config.learning_rate * learning_rate_factor(step, config.steps, config.warmup_steps)
             drawn = draw_step(fitting.n, config, seed, step)
             losses = backward(model, loss_function, drawn, run, autocast=fitting.bf16)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            _clip(model)
             optimizer.step()
             if config.ema_decay:
                 _follow(average, model, min(config.ema_decay, (step + 1) / (step + 10)))
             log.add(losses)
             last = step + 1 == last_step
             if last or (step + 1) % LOG_EVERY == 0:
-                bar.set_postfix({key: f"{value:.3f}" for key, value in log.write(step + 1).items()})
+                means = log.write(step + 1)
+                bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
+                first = means["loss"] if first is None else first
+                _check_converges(name, step + 1, first, means["loss"], checkpoint)
             if last or time.monotonic() - saved > checkpoint_seconds:
                 _save(checkpoint, models, optimizer, step + 1)
                 saved = time.monotonic()
@@ -150,6 +154,22 @@ def _resume(checkpoint: Path, models: Mapping[str, torch.nn.Module], optimizer: 
 def _save(checkpoint: Path, models: Mapping[str, torch.nn.Module], optimizer: torch.optim.Optimizer, step: int) -> None:
     states = {name: trained_state(model) for name, model in models.items()}
     save({"step": step, **states, "optimizer": optimizer.state_dict()}, checkpoint)
+
+
+def _clip(model: torch.nn.Module) -> None:
+    """To a norm of 1; of several models each by itself, as a critic's gradients say nothing of the autoencoder's."""
+    for part in model.children() if isinstance(model, torch.nn.ModuleDict) else [model]:
+        torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
+
+
+def _check_converges(name: str, step: int, first: float, loss: float, checkpoint: Path) -> None:
+    if math.isfinite(loss) and loss <= DIVERGED * max(first, 1e-3):
+        return
+    kept = f"; the last good state is kept in {checkpoint}" if checkpoint.exists() else ""
+    raise UserError(
+        f"the fit diverges: the loss of the {name} was {first:.4g} in its first {LOG_EVERY} steps and is {loss:.4g} at "
+        f"step {step}{kept}. Lower {name}.learning_rate, with another --out"
+    )
 
 
 @torch.no_grad()
