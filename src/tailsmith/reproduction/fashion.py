@@ -55,8 +55,8 @@ EXPERIMENTS: dict[str, Experiment] = {
     "fashion-feedback": Experiment({"": FEEDBACK}, _SHOTS),
     "fashion-dose": Experiment(  # more of the same: 150 and 500 a class
         {
-            "": replace(LT, arms=("balanced_softmax", "image_text")),
-            "_500": replace(LT, target=500, arms=("image_text",)),
+            "": replace(LT, arms=("erm", "balanced_softmax", "image_text")),
+            "_500": replace(LT, target=500, arms=("erm", "image_text")),
         },
         _SHOTS,
     ),

@@ -113,8 +113,10 @@ def run_stage(
                 means = log.write(step + 1)
                 bar.set_postfix({key: f"{value:.3f}" for key, value in means.items()})
                 first = means["loss"] if first is None else first
-                _check_converges(name, step + 1, first, means["loss"], checkpoint)
-            if last or time.monotonic() - saved > checkpoint_seconds:
+                if not _converges(first, means["loss"]):
+                    raise _diverged(name, step + 1, first, means["loss"], checkpoint)
+            due = last or time.monotonic() - saved > checkpoint_seconds
+            if due and _converges(first, float(losses["loss"])):
                 _save(checkpoint, models, optimizer, step + 1)
                 saved = time.monotonic()
     return average.eval()
@@ -162,11 +164,14 @@ def _clip(model: torch.nn.Module) -> None:
         torch.nn.utils.clip_grad_norm_(part.parameters(), 1.0)
 
 
-def _check_converges(name: str, step: int, first: float, loss: float, checkpoint: Path) -> None:
-    if math.isfinite(loss) and loss <= DIVERGED * max(first, 1e-3):
-        return
+def _converges(first: float | None, loss: float) -> bool:
+    """`first`: the mean of the first losses, None before they are over."""
+    return math.isfinite(loss) and (first is None or loss <= DIVERGED * max(first, 1e-3))
+
+
+def _diverged(name: str, step: int, first: float, loss: float, checkpoint: Path) -> UserError:
     kept = f"; the last good state is kept in {checkpoint}" if checkpoint.exists() else ""
-    raise UserError(
+    return UserError(
         f"the fit diverges: the loss of the {name} was {first:.4g} in its first {LOG_EVERY} steps and is {loss:.4g} at "
         f"step {step}{kept}. Lower {name}.learning_rate, with another --out"
     )
