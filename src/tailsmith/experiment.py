@@ -25,10 +25,11 @@ from tailsmith.runs.config import RunConfig, arms_of, check_settled, synthesis_o
 from tailsmith.runs.directory import RunDirectory, environment
 from tailsmith.runs.kept_data import keep_data
 from tailsmith.runs.outputs import check_folder, save_trained
-from tailsmith.runs.report import write_run_report
+from tailsmith.runs.report import NEARNESS, write_run_report
 from tailsmith.runs.search import best_of_trials, over_seeds
 from tailsmith.runs.training import evaluate, train
-from tailsmith.studies.samples import Study, study_samples
+from tailsmith.studies.nearness import nearness
+from tailsmith.studies.samples import Study, load_judge, study_samples
 from tailsmith.synthesis import hardness, planning
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.fulfilment import synthesize
@@ -80,12 +81,17 @@ def run(config: RunConfig, out: Path, command: str = "tailsmith.run(...)") -> Pa
     # 1. A classifier f_phi on the imbalanced real images D_real, by ERM: it gives the feedback.
     guide = train_arm(world, ARMS[GUIDE])
     # 2. to 4. Plan, synthesize, retrain: each arm in turn.
-    for _ in train_arms(world, arms_of(config), guide):
-        pass
+    sets: dict[str, Dataset] = {}
+    for trained in train_arms(world, arms_of(config), guide):
+        if trained.arm.set is not None and trained.synthetic is not None:
+            sets[trained.arm.set] = trained.synthetic
 
     # 5. What it bought, and what the samples are like.
     with directory.exclusive("studies the samples"), directory.timed("study samples"):
         study = study_samples(Study(directory, config, dataset, guide, world.generator()))
+        judge = load_judge("label", dataset.class_names) or directory.classifier("balanced_softmax")
+        near = {name: nearness(images, dataset, judge).kept() for name, images in sets.items()}
+    write_json(directory.path / NEARNESS, near)
     write_json(directory.path / "samples.json", study)
     write_json(directory.path / "environment.json", {**environment(), **_provenance(config, dataset, guide)})
     return report_run(directory.path)

@@ -20,6 +20,8 @@ class ReportData:
     "frechet_distance", "kernel_distance", "density", "coverage", "feedback_scale", "skipped": {reason: steps},
     "reference": the unguided arm to compare with (else the last unguided one)}, each key optional; names that are also
     arms get a verdict.
+    `nearness`: synthetic set -> what `studies.nearness` found of it, and `nearness_pictures` its most and least
+    real-looking images.
     `environment`: name -> value or {name: value}: versions, hashes, licences, seeds, machine.
     `timings`: stage -> seconds.
     """
@@ -34,6 +36,8 @@ class ReportData:
     best_arm: str
     gallery: Sequence[GalleryRow] = ()
     samples: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    nearness: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    nearness_pictures: Sequence[GalleryRow] = ()
     config_yaml: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict)

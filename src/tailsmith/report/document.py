@@ -33,6 +33,7 @@ def render_report(data: ReportData) -> str:
         "groups": sections.groups(data, arms, colours),
         "confusions": sections.confusions(data, baseline, best),
         "gallery": view_gallery(data.gallery),
+        "nearness": sections.nearness(data),
         "samples": samples(data, arms, colours),
         "timings": sections.timings(data),
         "environment": sections.environment(data.environment),

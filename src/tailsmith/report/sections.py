@@ -12,6 +12,7 @@ from markupsafe import Markup
 
 from tailsmith.report import charts
 from tailsmith.report.content import ReportData
+from tailsmith.report.gallery import view_gallery
 from tailsmith.report.headline import bias_of, measures, signed
 from tailsmith.report.results import SHOT_TITLES, Arm, Cell, Difference, difference
 from tailsmith.strata import SHOTS, shots
@@ -126,6 +127,23 @@ def groups(data: ReportData, arms: Mapping[str, Arm], colours: Mapping[str, int]
     known = data.dataset.get("groups") or {}
     order = sorted(names, key=lambda name: -(known.get(name) or 0))
     return _listing(data, arms, colours, "groups", [(name, known.get(name)) for name in order])
+
+
+def nearness(data: ReportData) -> dict[str, Any] | None:
+    """A row per synthetic set, shares in %, and pictures of the most and least real-looking images."""
+    if not data.nearness:
+        return None
+    shares = ("probe_accuracy", "probe_accuracy_features", "judge_agreement", "copies")
+    rows = []
+    for name, found in data.nearness.items():
+        values = {key: math.nan if value is None else value for key, value in found.items()}
+        percent = {key: 100 * values.get(key, math.nan) for key in shares}
+        rows.append({"name": name, **values, **percent})
+    return {
+        "rows": rows,
+        "features": rows[0]["features"],
+        "gallery": view_gallery(data.nearness_pictures),
+    }
 
 
 def confusions(data: ReportData, baseline: Arm, best: Arm) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from tailsmith.runs.search import seed_tables
 from tailsmith.runs.studied import study_folder, study_settings
 from tailsmith.synthesis.sets import SyntheticSet
 
+NEARNESS = "nearness.json"  # of every synthetic set, in a run's folder
+
 
 def write_run_report(directory: RunDirectory, config: RunConfig, study: dict[str, dict[str, Any]]) -> Path:
     """Write report.html, and evaluation.json with every arm's accuracies, from what lies in the run directory."""
@@ -32,7 +35,7 @@ def write_run_report(directory: RunDirectory, config: RunConfig, study: dict[str
     arms = arm_tables(directory, config)
     write_json(directory.path / "evaluation.json", {"arms": arms, "samples": study})
     baseline, best = _baseline(config), _best(directory, config)
-    command = directory.command()
+    command, near = directory.command(), _nearness(directory)
     data = ReportData(
         title=f"{kept.name or config.data}: what synthetic images bought",
         command=command["command"],
@@ -44,6 +47,8 @@ def write_run_report(directory: RunDirectory, config: RunConfig, study: dict[str
         best_arm=best,
         gallery=_gallery(directory, config, kept),
         samples={**_trained(directory, config, study), **study},
+        nearness={name: found["overall"] for name, found in near.items()},
+        nearness_pictures=_ends(directory, near, kept.without_images()),
         config_yaml=directory.config_text(),
         environment=read_json(directory.path / "environment.json"),
         timings=directory.timings(),
@@ -111,6 +116,23 @@ def _gallery(directory: RunDirectory, config: RunConfig, kept: KeptData) -> list
             images[title] = _pick(rendered, label, attribute)
         name, count = counts[index]
         rows.append(GalleryRow(name, images, count))
+    return rows
+
+
+def _nearness(directory: RunDirectory) -> Mapping[str, Mapping[str, Any]]:
+    """Set -> what was found; empty for a run of an earlier version."""
+    path = directory.path / NEARNESS
+    return dict(read_json(path)) if path.exists() else {}
+
+
+def _ends(directory: RunDirectory, near: Mapping[str, Mapping[str, Any]], like: Dataset) -> list[GalleryRow]:
+    """The most and the least real-looking images of each set."""
+    rows = []
+    for name, found in near.items():
+        images = directory.synthetic_set(name).images(like)
+        ends = {"most real-looking": found["most_real"], "least real-looking": found["least_real"]}
+        pictures = {title: [images.image(row) for row in chosen] for title, chosen in ends.items()}
+        rows.append(GalleryRow(name, pictures, None))
     return rows
 
 

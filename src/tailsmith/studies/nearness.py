@@ -18,6 +18,7 @@ from tailsmith.synthesis.prediction import predict
 
 MOST = 4000  # images a side: all distances between them are computed
 STATISTICS_SIZE = 64  # pixels: larger images are shrunk to it, as sharpness is compared at one size
+SHOWN = 6  # images at either end, in a report
 THUMBNAIL = 16  # pixels: what stands in for features without a judge
 NEIGHBOUR = 5  # density and coverage: balls reach to so many neighbours
 
@@ -35,6 +36,12 @@ class Nearness:
     classes: Mapping[str, Mapping[str, Any]]
     real_looking: Rows  # rows of synthetic images, the most real-looking (by the probe of statistics) first
     nearest: tuple[tuple[int, int], ...]  # (row of a synthetic image, of its nearest training image), nearest first
+
+    def kept(self) -> dict[str, Any]:
+        """What a run keeps of it, for its report."""
+        looks = self.real_looking.tolist()
+        shown = {"most_real": looks[:SHOWN], "least_real": looks[::-1][:SHOWN]}
+        return {"overall": dict(self.overall), "classes": dict(self.classes), **shown}
 
 
 @dataclass(frozen=True)
