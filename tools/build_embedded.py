@@ -8,7 +8,8 @@
 Within each class photographs are ordered by the SHA-256 of their pixels, a fixed random order that needs no
 generator: of the 60,000 the first 600 per class are the tasks' training pool, the next 120 validation, all
 others the generator's; of the 10,000 the first 480 per class are the tasks' test images and the others
-`unseen`: neither the tasks' nor the generator's, for measuring the generator.
+`unseen`: neither the tasks' nor the generator's, for measuring the generator. `generator` has them too, as validation
+and test images that fit-generator doesn't train on.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import gzip
 import hashlib
 import io
 import lzma
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +153,13 @@ def main() -> None:
         seed=arguments.seed,
         name=arguments.part,
     )
+    if arguments.part == "generator":
+        held_out, labels = unseen_photographs(arguments.fashion_mnist)
+        unseen = rendered_dataset(
+            held_out, labels, skew=1.0, drawing_share=arguments.drawing_share, seed=arguments.seed, name="unseen"
+        )
+        splits = np.where(np.arange(len(unseen)) % 2, "test", "val")
+        dataset = Dataset.concatenate([dataset, replace(unseen, table=unseen.table.assign(split=splits))])
     write_parquet(dataset, arguments.out)
     if arguments.part == "generator":
         np.save(ASSETS / "generator_photographs.npy", np.sort(embedded.photograph_hashes(pixels)))

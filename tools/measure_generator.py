@@ -11,13 +11,14 @@ test files that neither a task nor the generator uses.
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from tailsmith import load, load_generator
+from tailsmith import load, load_classifier, load_generator, plan, synthesize
 from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.prediction import predict_images
 from tailsmith.classification.training import train_classifier
@@ -27,6 +28,13 @@ from tailsmith.data.sources import readers
 from tailsmith.data.transforms import augmentation
 from tailsmith.files import read_json, write_json
 from tailsmith.generation.families import family_of
+from tailsmith.generation.generator import PRESETS
+from tailsmith.generation.reconstruction import reconstruct
+from tailsmith.guidance.config import FeedbackConfig
+from tailsmith.metrics.nearness import probe, simple_statistics
+from tailsmith.reproduction.gap import drawing_share
+from tailsmith.studies.nearness import nearness
+from tailsmith.synthesis.config import SynthesisConfig
 
 ASSETS = Path(__file__).parents[1] / "src" / "tailsmith" / "assets"
 QUALITY = ASSETS / "mini-unclip" / "quality.json"
@@ -83,8 +91,6 @@ def sample(pipe: Any, prompts: list[str], guidance_scale: float, steps: int = 30
 
 def judge_samples(pipe: Any, names: Dataset, guidance_scale: float, per_prompt: int) -> dict[str, float]:
     """Prompts name garment and context, equally often."""
-    from tailsmith import load_classifier
-
     pairs = [(c, a) for c in range(len(names.class_names)) for a in range(len(names.attribute_names))] * per_prompt
     prompts = [f"{names.class_names[c]} in {names.attribute_names[a]}" for c, a in pairs]
     images = sample(pipe, prompts, guidance_scale)
@@ -104,17 +110,32 @@ def judge_samples(pipe: Any, names: Dataset, guidance_scale: float, per_prompt: 
     }
 
 
-@torch.no_grad()
-def reconstruction_l1(pipe: Any, unseen: Dataset) -> float:
-    """Mean absolute error of encode-decode, images in [-1, 1], unseen photographs in both styles."""
-    images = Images(unseen, 32)
-    total, count = 0.0, 0
-    for start in range(0, len(unseen), 100):
-        pixels = images[np.arange(start, min(start + 100, len(unseen)))].float() / 127.5 - 1
-        decoded = pipe.vae.decode(pipe.vae.encode(pixels).latent_dist.mean).sample
-        total += float((decoded - pixels).abs().mean()) * len(pixels)
-        count += len(pixels)
-    return total / count
+def reconstructions(pipe: Any, unseen: Dataset) -> dict[str, float]:
+    """L1 of encode-decode of images in [-1, 1], both styles; and whether a probe tells its photographs from others."""
+    pixels = Images(unseen, 32)[:].numpy()
+    shown = reconstruct(pipe, pixels)
+    photographs = np.flatnonzero([str(each).endswith("photograph") for each in unseen.table["image_id"]])
+    real, made = np.array_split(np.random.default_rng(0).permutation(photographs), 2)  # unpaired
+    found = probe(simple_statistics(pixels[real]), simple_statistics(shown[made]))
+    error = np.abs(shown.astype(np.float64) - pixels).mean() / 127.5
+    return {"reconstruction_l1": float(error), "probe_accuracy_reconstruction": found.accuracy}
+
+
+def image_text(dropout: float) -> dict[str, float]:
+    """Unguided samples of fashion-lt topped up to 150, conditioned on text and a real image of its training split."""
+    task, judge = load("fashion-lt"), load_classifier(ASSETS / "judges" / "label")
+    config = SynthesisConfig(embedding_dropout=dropout, feedback=FeedbackConfig(scale=0.0))
+    with TemporaryDirectory() as folder:
+        made = synthesize(plan(task, 150, config=config), task, folder)
+        found = nearness(made, task, judge).overall
+        drawings = drawing_share(made, task)
+    return {
+        "probe_accuracy_image_text": found["probe_accuracy"],
+        "judge_label_accuracy_image_text": found["judge_agreement"],
+        "drawings_image_text": drawings,
+        "embedding_dropout_image_text": dropout,
+        "images_image_text": found["images"],
+    }
 
 
 def main() -> None:
@@ -124,6 +145,7 @@ def main() -> None:
     parser.add_argument("--unseen", type=Path, required=True)
     parser.add_argument("--guidance-scales", type=float, nargs="*", default=[1.5, 2.0, 3.0])
     parser.add_argument("--per-prompt", type=int, default=10)
+    parser.add_argument("--embedding-dropout", type=float, default=0.5, help="of the image + text samples")
     arguments = parser.parse_args()
     unseen = readers.read_unchecked(arguments.unseen)
     if arguments.part == "judges":
@@ -131,19 +153,18 @@ def main() -> None:
         return
     pipe = load_generator()
     rows = [judge_samples(pipe, unseen, scale, arguments.per_prompt) for scale in tqdm(arguments.guidance_scales)]
-    from tailsmith.generation.generator import PRESETS
-
     default = PRESETS["mini-unclip"].guidance_scale
     chosen = next((row for row in rows if row["guidance_scale"] == default), rows[0])
     accuracy = read_json(ASSETS / "judges" / "accuracy.json")
     report = {
-        "reconstruction_l1": reconstruction_l1(pipe, unseen),
+        **reconstructions(pipe, unseen),
         "judge_label_accuracy": chosen["judge_label_accuracy"],
         "judge_attribute_accuracy": chosen["judge_attribute_accuracy"],
         "judge_real_test_accuracy": accuracy["label"],
         "judge_attribute_real_test_accuracy": accuracy["attribute"],
         "guidance_scale": chosen["guidance_scale"],
         "images": chosen["images"],
+        **image_text(arguments.embedding_dropout),
         "unseen_images": len(unseen),
         "sweep": rows,
     }
