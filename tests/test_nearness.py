@@ -154,7 +154,8 @@ def test_the_command_prints_and_draws(rendered, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "a probe tells them from real images by simple statistics, %" in said
     assert "thumbnails of 16 x 16 pixels" in said
-    assert Image.open(picture).size[0] > 1000
+    with Image.open(picture) as drawn:
+        assert drawn.width > 1000
     assert main(["inspect-samples", str(rendered), "--data", "tiny", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert {"probe_accuracy", "copies", "density", "coverage", "classes"} <= printed.keys()

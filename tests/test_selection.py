@@ -1,6 +1,9 @@
 """`reproduce pool` and `gap`: rules that choose, what stands in for synthetic images, and how halves are compared."""
 
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -10,6 +13,8 @@ from tailsmith.files import write_json
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.metrics.paired import mean_paired_interval
 from tailsmith.reproduction import comparison, driver, retraining
+from tailsmith.reproduction import gap as gap_module
+from tailsmith.reproduction import pool as pool_module
 from tailsmith.reproduction.comparison import Comparison, compare_halves, differences
 from tailsmith.reproduction.gap import drawing_share
 from tailsmith.reproduction.retraining import Half
@@ -22,7 +27,7 @@ from tailsmith.reproduction.substitutes import (
     through_autoencoder,
 )
 from tailsmith.reproduction.tables import halves_table
-from tiny import tiny_dataset, tiny_pipeline
+from tiny import TinyClassifier, tiny_dataset, tiny_pipeline
 
 TASK = load_embedded("fashion-lt")
 
@@ -217,3 +222,57 @@ def test_a_table_of_one_seed_has_no_interval(tmp_path):
     ]
     write_json(tmp_path / "r.json", {"command": "", "rows": rows, "differences": {}})
     assert halves_table(tmp_path / "r.json").splitlines()[-1] == "| random | 70.0 | 50.0 | – |"
+
+
+# ---- the two experiments, on tiny models
+
+
+def tiny_world(task, tmp_path, **changes):
+    from tailsmith.experiment import World
+    from tailsmith.reproduction.fashion import LT
+    from tailsmith.runs.directory import RunDirectory
+
+    config = replace(LT, generator=str(tmp_path / "generator"), **changes)
+    pipe = tiny_pipeline()
+    if not (tmp_path / "generator").exists():
+        pipe.save_pretrained(tmp_path / "generator")
+    directory = RunDirectory(tmp_path / "world")
+    return World(directory, config, task, lambda: pipe)
+
+
+def test_the_pool_is_looked_at_and_chosen_from(tmp_path, monkeypatch):
+    task = tiny_dataset(((9, 3), (6, 2), (2, 1)))
+    validation = task.split("train")
+    more = validation.table.assign(split="val", image_id=[f"more-{row}" for row in range(len(validation))])
+    task = replace(task, table=pd.concat([task.table, more], ignore_index=True))
+    monkeypatch.setattr(pool_module, "train_arm", lambda world, arm: TinyClassifier(seed=len(arm.name)).eval())
+    monkeypatch.setattr(pool_module, "load_judge", lambda *_: TinyClassifier(seed=5).eval())
+    monkeypatch.setattr(pool_module, "CANDIDATES", 3)
+    halves = list(pool_module.pool_halves(tiny_world(task, tmp_path, target=12), 0))
+    wanted = [0, 12 - 8, 12 - 3]
+    by_name = {half.name: half for half in halves}
+    assert set(RULES) < set(by_name) and len(by_name) == len(RULES) + 4
+    for name in RULES:
+        assert np.bincount(by_name[name].synthetic.labels, minlength=3).tolist() == wanted
+        assert set(by_name[name].synthetic.table["source"]) == {"synthetic"}
+    assert len(by_name["all"].synthetic) == 3 * sum(wanted)
+    assert by_name["high entropy"].facts["entropy"] >= by_name["random"].facts["entropy"]
+    mixed = by_name["random; half of the real images reconstructed"]
+    assert mixed.real is not None and mixed.synthetic.table.equals(by_name["random"].synthetic.table)
+
+
+def test_the_gap_goes_from_real_photographs_down_to_samples(tmp_path, monkeypatch):
+    made = in_place_of_synthetic(TASK.split("val").select(np.arange(0, 1200, 40)))
+    monkeypatch.setattr(gap_module, "train_arm", lambda *_: None)
+    monkeypatch.setattr(gap_module, "synthesize_set", lambda *_: made)
+    halves = {half.name: half for half in gap_module.gap_halves(tiny_world(TASK, tmp_path, target=12), 0)}
+    assert list(halves) == [
+        "real images only", "photographs", "photographs, half as drawings", "photographs, all as drawings",
+        "photographs through the autoencoder", "text", "image_text",
+    ]  # fmt: skip
+    assert halves["real images only"].synthetic is None
+    assert (
+        halves["photographs"].facts["drawings"] < 0.05 < 0.95 < halves["photographs, all as drawings"].facts["drawings"]
+    )
+    sizes = {len(half.synthetic) for name, half in halves.items() if name.startswith("photographs")}
+    assert sizes == {(12 - 8) + (12 - 5)}

@@ -70,7 +70,7 @@ def _look(world: World, pool: Dataset, guide: Classifier, reference: Classifier)
     judge = load_judge("label", world.dataset.class_names)
     assert judge is not None
     judged, guided = predict(judge, pool), predict(guide, pool)
-    labels = torch.from_numpy(pool.labels)
+    labels = torch.tensor(pool.labels)
     gaussians = class_gaussians(world.dataset, guide)
     scores = {
         name: score_of(name, gaussians)(*guided, labels).double().numpy() for name in ("entropy", "loss", "hardness")
