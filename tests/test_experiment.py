@@ -110,6 +110,17 @@ def test_the_same_call_again_trains_and_renders_nothing(world, finished, tmp_pat
     assert report_run(tmp_path / "run").is_file()
 
 
+def test_a_run_keeps_how_near_its_sets_are_and_one_of_before_has_none(finished, tmp_path):
+    near = read_json(finished / "nearness.json")
+    assert near.keys() == {path.name for path in (finished / "synthetic").iterdir()}
+    for found in near.values():
+        assert found["overall"]["images"] == sum(each["images"] for each in found["classes"].values())
+    assert "How near are they" in (finished / "report.html").read_text(encoding="utf-8")
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / "nearness.json").unlink()
+    assert "How near are they" not in report_run(tmp_path / "run").read_text(encoding="utf-8")
+
+
 def test_a_run_per_group_reports_groups(world, tmp_path):
     config = small(world, per="group", target="max", arms=("erm", "feedback_hardness"))
     config = replace(config, synthesis=replace(config.synthesis, prompt="{label} in {attribute}"))

@@ -144,7 +144,7 @@ JSON_EDGE = {
 AS_JSON = {  # what is written down as it is: descriptions, measurements, a plan's metadata
     "describe", "cost", "rendered", "environment", "summarise", "study_samples", "write_run_report", "plan_meta",
     "judged", "per_call", "over_seeds", "make_plan", "identity_parts", "planned_by", "config", "collect",
-    "trained_rows", "differences", "denoiser_arguments",
+    "trained_rows", "differences", "denoiser_arguments", "kept",
 }  # fmt: skip
 
 

@@ -440,6 +440,18 @@ def test_samples_without_values_are_not_measured_rather_than_zero():
     assert "so this run can't say" in Page(page).text.replace("’", "'")
 
 
+def test_how_near_the_samples_are_stands_in_a_table_with_their_ends():
+    found = {"images": 1234, "probe_accuracy": 0.957, "probe_accuracy_features": 0.84, "judge_agreement": None}
+    found |= {"frechet_distance": 1.5, "density": 0.9, "coverage": 0.75, "copies": 0.01, "features": "the judge's"}
+    picture = np.zeros((8, 8, 3), np.uint8)
+    ends = [GalleryRow("<mine>", {"most real-looking": [picture], "least real-looking": [picture]})]
+    page = Page(render_report(run(nearness={"<mine>": found}, nearness_pictures=ends)))
+    assert "How near are they to real images?" in page.text and "least real-looking" in page.text
+    rows = page.text[page.text.index("near copies") :]
+    assert all(each in rows for each in ("<mine>", "1,234", "95.7", "84.0", "1.50", "0.75", "1.0", "the judge's"))
+    assert "How near are they" not in Page(render_report(run())).text
+
+
 def test_small_images_are_kept_pixel_for_pixel_and_large_ones_shrink():
     import base64
     import io
