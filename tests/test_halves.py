@@ -136,7 +136,9 @@ def test_the_critic_pulls_at_the_image_and_the_image_not_at_the_critic():
 
     decoded = autoencoder.decode(latents).sample
     error, critic = decoded - pixels, model["critic"]
-    own = error.abs().mean() + error.square().mean() + 0.5 * 0.5 * (critic(decoded) - 1).square().mean()
+    faithful, fooled = error.abs().mean() + error.square().mean(), 0.5 * (critic(decoded) - 1).square().mean()
+    lengths = [torch.autograd.grad(each, decoded, retain_graph=True)[0].norm() for each in (faithful, fooled)]
+    own = faithful + 0.5 * (lengths[0] / lengths[1]).detach() * fooled
     for each in autoencoder.decoder.parameters():
         assert torch.allclose(gradients[id(each)], torch.autograd.grad(own, each, retain_graph=True)[0], atol=1e-5)
     caught = 0.5 * ((critic(pixels) - 1).square().mean() + (critic(decoded.detach()) + 1).square().mean())

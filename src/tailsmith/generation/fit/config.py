@@ -85,7 +85,7 @@ class FitGeneratorConfig:
     embedding_dropout: float = 0.3  # share of images denoised without their image embedding
     entry_dropout: float = 0.8  # of every other embedding up to so many entries are dropped, as sampling does
     kl_weight: float = 1e-4
-    critic_weight: float = 0.02  # of the critic that the decoder is trained against last
+    critic_weight: float = 0.5  # of the critic that the decoder is trained against last; 1 = as much as reconstruction
     bf16: bool | None = None  # autocast; None = where the device has bf16 arithmetic
     seed: int = 0
 

@@ -44,8 +44,8 @@ def decoder_loss(
 ) -> Callable[[nn.ModuleDict, Draw], Losses]:
     """L1 + L2 reconstruction and the least squares of decoder and critic (Mao et al. 2017).
 
-    `latents` [n, C, h, w] are unscaled. The targets of least squares are bounded: under a hinge loss a decoder can run
-    away from its critic.
+    `latents` [n, C, h, w] are unscaled. At the image the critic's pull is `critic_weight` times as long as that of
+    reconstruction, as in VQGAN (Esser et al. 2021, Eq. 7), whatever the slope of the critic.
     """
 
     def loss(model: nn.ModuleDict, draw: Draw) -> Losses:
@@ -56,12 +56,14 @@ def decoder_loss(
         l1, l2 = error.abs().mean(), error.square().mean()
         real, fake = critic(torch.cat([pixels, decoded.detach()])).float().chunk(2)
         caught = 0.5 * ((real - 1).square().mean() + (fake + 1).square().mean())
-        # The decoder's own pull, by its gradient at the image: the critic's weights take no part in it
+        # The decoder's pull as a gradient at the image: the critic's weights take no part in it
         shown = decoded.detach().requires_grad_()
         with torch.enable_grad():
             fooled = 0.5 * (critic(shown).float() - 1).square().mean()
-        pull = torch.autograd.grad(fooled, shown)[0]
-        total = l1 + l2 + caught + critic_weight * (pull * decoded).sum()
+            faithful = (shown - pixels).abs().mean() + (shown - pixels).square().mean()
+        pull, own = (torch.autograd.grad(each, shown)[0] for each in (fooled, faithful))
+        pull *= critic_weight * own.norm() / pull.norm().clamp(min=1e-8)
+        total = l1 + l2 + caught + (pull * decoded).sum()
         return {"loss": total, "l1": l1, "critic": caught, "fooled": fooled}
 
     return loss
