@@ -66,6 +66,7 @@ def test_a_tuned_generator_is_a_pipeline_like_the_one_before(name, adapters, gen
         torch.allclose(a, b.float(), atol=2e-3)
         for a, b in zip(before.vae.parameters(), after.vae.parameters(), strict=True)
     )
+    assert f"--from {generators / name}" in (out / "README.md").read_text(encoding="utf-8")
     assert sorted(path.name for path in (out / "training").iterdir()) == [
         "config.json", "denoiser.jsonl", "held_out.json", "lock",
     ]  # fmt: skip
@@ -113,8 +114,11 @@ def test_a_tuning_stops_where_held_out_images_get_worse(generators, tmp_path, mo
     values = iter([1.0, 0.8, 0.9, 0.95, 0.7])
     monkeypatch.setattr(finetune, "held_out_loss", lambda *_: next(values))
     config = FineTuneConfig(**{**vars(CONFIG), "steps": 100, "patience": 2})
-    out = fine_tune_generator(DATA, str(generators / "unclip"), tmp_path / "out", config)
-    assert (out / "training/held_out.json").read_text().count(":") == 4  # 0.7 was never seen
+    monkeypatch.setattr(fitting, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    for _ in range(2):  # again after it has stopped, it doesn't go on
+        with pytest.raises(KeyboardInterrupt):
+            fine_tune_generator(DATA, str(generators / "unclip"), tmp_path / "out", config)
+    assert (tmp_path / "out/training/held_out.json").read_text().count(":") == 4  # 0.7 was never seen
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def fine_tune_generator(
         tuning = _tuning(dataset, image_size_of(pipe), config)
         real = fine_tune(pipe, tuning, out / "training", config)
         _check_copies(*sampled_latents(pipe, tuning.training, real, config), config, out)
-        finish(pipe, out, found.folder)
+        finish(pipe, out, found)
     return out
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from torch.nn import functional
 
 from tailsmith.devices import has_bf16_arithmetic
 from tailsmith.errors import UserError
-from tailsmith.files import read_json, write_json
+from tailsmith.files import read_json, write_atomically, write_json
 from tailsmith.generation.conditioning import drop_entries
 from tailsmith.generation.families import family_of
 from tailsmith.generation.fit.captions import CaptionedImages
@@ -26,6 +28,7 @@ from tailsmith.generation.fit.saving import save_pipeline
 from tailsmith.generation.fit.stage import Draw, Fitting, draw_step, run_stage
 from tailsmith.generation.fit.trained import load_trained, save_trained
 from tailsmith.generation.fit.tuning_loss import Encoded, Prior, balanced_rows, held_out_loss, tuning_loss
+from tailsmith.generation.generator import Generator
 from tailsmith.randomness import noise_generator
 from tailsmith.terminal import progress_bar
 
@@ -59,17 +62,26 @@ def _count(module: torch.nn.Module) -> int:
     return sum(each.numel() for each in module.parameters())
 
 
-def finish(pipe: Any, out: Path, base: Path | None) -> None:
-    """Write the tuned pipeline to `out`, with the tiny decoder of the folder that it came from, and tidy up."""
+def finish(pipe: Any, out: Path, base: Generator) -> None:
+    """Write the tuned pipeline to `out`, with the tiny decoder of the one that it came from, and tidy up."""
     folder = out / "training"
     if not is_small(pipe):
         merge_lora(pipe.unet)
         pipe.to(dtype=torch.float16)  # as large ones are published
-    if base is not None and (base / TINY).is_dir():
-        shutil.copytree(base / TINY, out / TINY, dirs_exist_ok=True)
+    if base.folder is not None and (base.folder / TINY).is_dir():
+        shutil.copytree(base.folder / TINY, out / TINY, dirs_exist_ok=True)
+    card = (
+        f"# Adapted by `tailsmith fit-generator --from {base.name}`\n\nLicence of what it came from: {base.licence}\n"
+    )
+    write_atomically(out / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
     save_pipeline(pipe.to("cpu"), out, scratch=folder / "saving")
     for name in ("denoiser.pt", "best.pt", "prior.pt"):
         (folder / name).unlink(missing_ok=True)
+
+
+def _write_card(path: Path, base: Generator) -> None:
+    came = f"# Adapted by `tailsmith fit-generator --from {base.name}`"
+    path.write_text(f"{came}\n\nLicence of what it came from: {base.licence}\n", encoding="utf-8")
 
 
 def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -> Encoded:
@@ -112,6 +124,8 @@ def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -
     for step in range(0, config.steps + 1, config.evaluate_every):
         if step in values:
             continue
+        if values and max(values) - _best(values) >= config.patience * config.evaluate_every:
+            break
         if step:
             run_stage(fitting, "denoiser", pipe.unet, train, stage, seed=config.seed, until=step)
         values[step] = held_out_loss(pipe.unet, watch, draws)
@@ -119,10 +133,7 @@ def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -
         if values[step] == min(values.values()):
             save_trained(pipe.unet, folder / "best.pt")
         write_json(kept, values)
-        if step - min(values, key=lambda each: values[each]) >= config.patience * config.evaluate_every:
-            break
-    best = min(values, key=lambda each: values[each])
-    if not best:
+    if not _best(values):
         raise UserError(
             f"the held-out images never got better than before the fit ({values[0]:.4f}, then "
             f"{', '.join(f'{value:.4f}' for step, value in values.items() if step)}); the generator suits these images "
@@ -131,6 +142,11 @@ def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -
     load_trained(pipe.unet, folder / "best.pt")
     pipe.unet.eval().requires_grad_(False)
     return real
+
+
+def _best(values: Mapping[int, float]) -> int:
+    """The first step of the least held-out loss."""
+    return min(values, key=lambda step: values[step])
 
 
 def _check_converges(values: dict[int, float], step: int, folder: Path) -> None:
