@@ -6,7 +6,6 @@ import math
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch.nn import functional
 
 from tailsmith.devices import has_bf16_arithmetic
 from tailsmith.errors import UserError
-from tailsmith.files import read_json, write_atomically, write_json
+from tailsmith.files import read_json, write_json, write_text
 from tailsmith.generation.conditioning import drop_entries
 from tailsmith.generation.families import family_of
 from tailsmith.generation.fit.captions import CaptionedImages
@@ -70,18 +69,11 @@ def finish(pipe: Any, out: Path, base: Generator) -> None:
         pipe.to(dtype=torch.float16)  # as large ones are published
     if base.folder is not None and (base.folder / TINY).is_dir():
         shutil.copytree(base.folder / TINY, out / TINY, dirs_exist_ok=True)
-    card = (
-        f"# Adapted by `tailsmith fit-generator --from {base.name}`\n\nLicence of what it came from: {base.licence}\n"
-    )
-    write_atomically(out / "README.md", lambda path: path.write_text(card, encoding="utf-8"))
+    came = f"# Adapted by `tailsmith fit-generator --from {base.name}`"
+    write_text(out / "README.md", f"{came}\n\nLicence of what it came from: {base.licence}\n")
     save_pipeline(pipe.to("cpu"), out, scratch=folder / "saving")
     for name in ("denoiser.pt", "best.pt", "prior.pt"):
         (folder / name).unlink(missing_ok=True)
-
-
-def _write_card(path: Path, base: Generator) -> None:
-    came = f"# Adapted by `tailsmith fit-generator --from {base.name}`"
-    path.write_text(f"{came}\n\nLicence of what it came from: {base.licence}\n", encoding="utf-8")
 
 
 def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -> Encoded:
