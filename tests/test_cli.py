@@ -254,13 +254,15 @@ def test_fit_generator_options(
     from tailsmith.synthesis import fitting
 
     monkeypatch.setattr(fitting, "fit_generator", lambda _, out, config: called.update(fit=(out, config)) or out)
+    monkeypatch.setattr(fitting, "settled_for", lambda _, config: config.settled(1000, 32))
     argv = ["--clip.steps", "3", "--denoiser-channels", "32,64", "--bf16", "false", "--skip-corrupt"]
     assert main(["fit-generator", "D", "--out", "~/g", *argv]) == 0
     out, config = called["fit"]
     assert out == Path("~/g").expanduser()
     plain = to_dict(FitGeneratorConfig())
     plain["clip"]["steps"] = 3
-    assert config == from_dict(FitGeneratorConfig, {**plain, "denoiser_channels": [32, 64], "bf16": False})
+    given = from_dict(FitGeneratorConfig, {**plain, "denoiser_channels": [32, 64], "bf16": False})
+    assert config == given.settled(1000, 32)
     assert called["load"] == {"skip_corrupt": True, "seed": 0, "max_megapixels": None}
     assert f"--generator {out}" in capsys.readouterr().out
 

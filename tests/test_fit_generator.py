@@ -369,7 +369,6 @@ def test_a_half_batchs_randomness_depends_on_seed_step_and_half_alone():
     assert one.rows.tolist()[:4] not in (later.rows.tolist()[:4], other.rows.tolist()[:4], other_half.rows.tolist())
     assert torch.equal(torch.rand(3, generator=one.torch), torch.rand(3, generator=again.torch))
     assert one.numpy.random() == again.numpy.random()
-    assert one.progress == 0.7
     assert len(draw_step(50, StageConfig(10, batch_size=1), 0, 0)) == 1
 
 
