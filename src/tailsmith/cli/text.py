@@ -116,8 +116,7 @@ def nearness_text(overall: Mapping[str, Any], classes: Mapping[str, Mapping[str,
         ]
     per_class: list[Sequence[object]] = [("class", "synthetic", "real", "judge agrees, %", "density", "coverage, %")]
     for name, row in classes.items():
-        shares = (_number(100 * row[key]) for key in ("judge_agreement", "coverage"))
-        agreeing, covered = shares
+        agreeing, covered = (_number(100 * row[key]) for key in ("judge_agreement", "coverage"))
         per_class.append(
             (name, f"{row['images']:,}", f"{row['real_images']:,}", agreeing, f"{row['density']:.2f}", covered)
         )

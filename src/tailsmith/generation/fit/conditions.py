@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from tailsmith.errors import UserError
@@ -55,9 +57,6 @@ def embeddings_of(pipe: Any, images: Any, n: int, batch: int = 32) -> Tensor | N
     """[n, D] on the CPU, for a pipeline that takes them; `images(rows) -> [B, 3, S, S]` in [-1, 1]."""
     if type(pipe).__name__ != UNCLIP:
         return None
-    import numpy as np
-    from PIL import Image
-
     made = []
     for start in range(0, n, batch):
         pixels = images(np.arange(start, min(start + batch, n)))

@@ -1,6 +1,7 @@
 """Stage 3: the unCLIP UNet. v-prediction, conditioned on text tokens and on a noised CLIP image embedding."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
@@ -65,6 +66,12 @@ def noised_embedding(
     return torch.cat([noised, level], dim=1)
 
 
+def min_snr_weights(scheduler: Any) -> torch.Tensor:
+    """Of the squared error of what the denoiser predicts, per timestep: min-SNR-5 (Hang et al. 2023)."""
+    ratio: torch.Tensor = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
+    return ratio.clamp(max=5) / (ratio + 1 if scheduler.config.prediction_type == "v_prediction" else ratio)
+
+
 def denoiser_loss(
     data: CaptionedImages,
     latents: torch.Tensor,
@@ -85,8 +92,7 @@ def denoiser_loss(
     (section 3.3), and a denoiser that has never seen it loses the style of the image with them.
     """
     (scheduler, embedding_scheduler), device = create_schedulers(), text_states.device
-    signal_to_noise = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    weights = signal_to_noise.clamp(max=5) / (signal_to_noise + 1)  # of the v-prediction error
+    weights = min_snr_weights(scheduler)
 
     def loss(model: UNet2DConditionModel, draw: Draw) -> Losses:
         batch, random = len(draw.rows), torch.from_numpy(draw.numpy.random((3, len(draw.rows)))).float()[..., None]

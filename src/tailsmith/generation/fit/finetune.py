@@ -25,7 +25,7 @@ from tailsmith.generation.fit.config import FineTuneConfig, StageConfig
 from tailsmith.generation.fit.lora import add_lora, merge_lora
 from tailsmith.generation.fit.saving import save_pipeline
 from tailsmith.generation.fit.stage import Draw, Fitting, draw_step, run_stage
-from tailsmith.generation.fit.trained import load_trained, save_trained
+from tailsmith.generation.fit.trained import load_trained, save, save_trained
 from tailsmith.generation.fit.tuning_loss import Encoded, Prior, balanced_rows, held_out_loss, tuning_loss
 from tailsmith.generation.generator import Generator
 from tailsmith.randomness import noise_generator
@@ -177,8 +177,7 @@ def _prior(pipe: Any, data: CaptionedImages, path: Path, config: FineTuneConfig)
         return Prior(torch.load(path, weights_only=True), numbers)
     prompts = [data.captions.texts[each] for each in numbers]
     latents = _sample(pipe, prompts, None, config, "fit-generator: prior")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(latents, path)
+    save(latents, path)  # whole or not at all: a kill in the middle leaves nothing that can't be read
     return Prior(latents, numbers)
 
 

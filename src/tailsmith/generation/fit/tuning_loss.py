@@ -15,6 +15,7 @@ from tailsmith.generation.fit.captions import CaptionedImages
 from tailsmith.generation.fit.clip import keep_entries
 from tailsmith.generation.fit.conditions import CaptionStates, denoiser_arguments
 from tailsmith.generation.fit.config import FineTuneConfig
+from tailsmith.generation.fit.denoiser import min_snr_weights
 from tailsmith.generation.fit.halves import Losses
 from tailsmith.generation.fit.stage import Draw
 
@@ -46,12 +47,6 @@ def balanced_rows(labels: NDArray[np.int64], size: int, rng: np.random.Generator
         wanted = classes == label
         rows[wanted] = rng.choice(np.flatnonzero(labels == label), int(wanted.sum()))
     return rows
-
-
-def min_snr_weights(scheduler: Any) -> Tensor:
-    """Of the squared error of what the denoiser predicts, per timestep."""
-    ratio: Tensor = scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)
-    return ratio.clamp(max=5) / (ratio + 1 if scheduler.config.prediction_type == "v_prediction" else ratio)
 
 
 def tuning_loss(
