@@ -141,6 +141,35 @@ def test_unclip_without_an_image_is_zeros_throughout(guidance_scale, pipes):
                 torch.testing.assert_close(row, noised[0], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["unclip", "sd15-ip", "sdxl-ip"])
+def test_guided_by_the_text_the_negative_holds_the_image_too(name, pipes):
+    pipe, plan = pipes(name), plan_for("image+text", (2, 1, 2), embedding_dropout=0.0)
+    before, seen = replaced_methods(pipe), []
+
+    def look(_, __, options):
+        conditions = options.get("added_cond_kwargs") or {}
+        seen.append(conditions["image_embeds"][0] if "image_embeds" in conditions else options["class_labels"])
+
+    hook = pipe.unet.register_forward_pre_hook(look, with_kwargs=True)
+    by_text, by_both = (render(Worker(pipe, DATASET, None, guided_by=each), plan) for each in ("text", "image+text"))
+    hook.remove()
+    assert replaced_methods(pipe) == before
+    alike = [bool(torch.equal(*conditions.chunk(2))) for conditions in seen]
+    assert alike == [True] * 3 + [False] * 3
+    assert largest_difference(by_text, by_both) > 0
+    unguided = plan.table.assign(guidance_scale=1.0)  # there is no negative
+    ways = [render(Worker(pipe, DATASET, None, guided_by=each), plan, unguided) for each in ("text", "image+text")]
+    assert largest_difference(*ways) == 0
+
+
+def test_a_family_that_cannot_be_guided_by_the_text_says_so(pipes):
+    pipe = pipes("kandinsky22")
+    with pytest.raises(
+        ValueError, match="KandinskyV22Pipeline can't be guided by the text alone; plan with guided_by="
+    ):
+        render(Worker(pipe, DATASET, None, guided_by="text"), plan_for("image", (1, 0, 0)))
+
+
 @pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "flux"])
 def test_text_is_the_pipelines_own_call(name, pipes):
     pipe, plan = pipes(name), plan_for("text", (1, 0, 0))

@@ -43,7 +43,11 @@ def test_a_setting_stands_in_the_rows_of_a_plan_or_in_its_metadata_and_in_one_of
         with_meta(dataset="another name", per="group", study="mine", grid={}),
         with_meta(synthesis=dict(reversed(PLAN.meta["synthesis"].items()))),
         tiny_plan(feedback_checkpointing=True),
-        with_meta(synthesis={name: value for name, value in PLAN.meta["synthesis"].items() if name != "dtype"}),
+        with_meta(
+            synthesis={
+                name: value for name, value in PLAN.meta["synthesis"].items() if name not in ("dtype", "guided_by")
+            }
+        ),
         tiny_plan(store_quality=50),  # of formats that lose nothing
         Plan(PLAN.table.assign(note="mine")[[*reversed(PLAN.table.columns), "note"]], PLAN.meta),
         Plan(PLAN.table.assign(label=PLAN.table["label"].astype(np.int32)), PLAN.meta),
@@ -61,6 +65,7 @@ def test_what_changes_no_image_changes_no_identity(other):
         (tiny_plan(seed=1), "requests"),
         (tiny_plan(shard_size=5), "requests"),
         (tiny_plan(embedding_dropout=0.1), "requests"),
+        (tiny_plan(guided_by="text"), "guided_by"),
         (tiny_plan(store_size=16), "stored size or format"),
         (tiny_plan(store_format="webp"), "stored size or format"),
         (tiny_plan(feedback_every=1), "feedback settings"),
@@ -121,6 +126,6 @@ def test_a_plan_that_knows_nothing_of_stored_sizes_is_the_one_of_the_defaults():
     settings = {name: value for name, value in PLAN.meta["synthesis"].items() if name not in plan_identity.STORED}
     earlier = with_meta(synthesis=settings)
     assert earlier.parts == PLAN.parts
-    known = {name: part for name, part in PLAN.parts.items() if name != "stored size or format"}
+    known = {name: part for name, part in PLAN.parts.items() if name not in ("stored size or format", "guided_by")}
     assert earlier.identity == plan_identity._hash(known)
     assert tiny_plan(store_format="jpeg", store_quality=50).identity != tiny_plan(store_format="jpeg").identity

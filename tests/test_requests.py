@@ -83,6 +83,13 @@ def test_conditioning_on_the_class_alone_crosses_contexts():
         plan_of([1, 0, 0], conditioning_from="attribute")
 
 
+def test_guidance_by_the_text_needs_a_text():
+    with pytest.raises(ValueError, match=r"guided_by should be one of \['image\+text', 'text'\], got 'image'"):
+        plan_of([1, 0, 0], guided_by="image")
+    with pytest.raises(ValueError, match="guided_by='text' needs a text, and conditioning='image' has none"):
+        plan_of([1, 0, 0], guided_by="text", conditioning="image")
+
+
 def test_conditioning_on_the_group_and_on_the_class_where_the_group_is_empty():
     training = DATASET.split("train").table.set_index("image_id")
     plan = plan_of([[0, 40], [40, 40], [0, 0]])

@@ -39,6 +39,7 @@ class Family:
     embed: Callable[[Any, Sequence[Image.Image]], Tensor] | None = None  # (pipe, images) -> [n, ...]
     embedding_shape: Callable[[Any], tuple[int, ...]] = no_embedding  # of one; all zeros where there is no image
     around: Callable[[Any], AbstractContextManager[Any]] = nullcontext  # what a call has to be wrapped in
+    guided_by_text: Callable[[Any], AbstractContextManager[Any]] | None = None  # around a call too: the image stays
     centred: bool = False  # its "pt" images are in [-1, 1], unclamped, instead of [0, 1]
     advice: str = ""  # to those who ask for a conditioning that it can't do
 
@@ -77,6 +78,28 @@ def _no_image_is_zeros(pipe: Any) -> Iterator[None]:
         del pipe.noise_image_embeddings
 
 
+@contextmanager
+def _unclip_by_text(pipe: Any) -> Iterator[None]:
+    """Inside, the classifier-free negative holds the image embedding, so that guidance amplifies the text alone."""
+    own = pipe._encode_image
+
+    def encode(*arguments: Any, do_classifier_free_guidance: bool, **options: Any) -> Tensor:
+        made: Tensor = own(*arguments, do_classifier_free_guidance=do_classifier_free_guidance, **options)
+        return _image_twice(made) if do_classifier_free_guidance else made
+
+    try:
+        pipe._encode_image = encode
+        yield
+    finally:
+        del pipe._encode_image
+
+
+def _image_twice(negative_and_positive: Tensor) -> Tensor:
+    """[2 n, ...] -> the same with the second half in place of the first."""
+    image = negative_and_positive.chunk(2)[1]
+    return torch.cat([image, image])
+
+
 def _ip_adapter(pipe: Any, prompts: list[str], embeddings: Tensor, guidance_scale: float) -> dict[str, Any]:
     """Zeros are the adapter's "no image": what it was trained with, and its classifier-free negative."""
     wanted = embeddings[:, None].to(pipe._execution_device, pipe.unet.dtype)  # [n, one image each, D]
@@ -99,6 +122,22 @@ def _an_embedding_per_image(pipe: Any) -> Iterator[None]:
         yield
     finally:
         del pipe.prepare_ip_adapter_image_embeds
+
+
+@contextmanager
+def _ip_adapter_by_text(pipe: Any) -> Iterator[None]:
+    """Within `_an_embedding_per_image`: see `_unclip_by_text`."""
+    own = pipe.prepare_ip_adapter_image_embeds
+
+    def prepare(image: Any, embeddings: list[Tensor], device: Any, count: int, guided: bool) -> list[Tensor]:
+        made: list[Tensor] = own(image, embeddings, device, count, guided)
+        return [_image_twice(each) for each in made] if guided else made
+
+    try:
+        pipe.prepare_ip_adapter_image_embeds = prepare
+        yield
+    finally:
+        pipe.prepare_ip_adapter_image_embeds = own
 
 
 def _kandinsky(pipe: Any, prompts: list[str], embeddings: Tensor, guidance_scale: float) -> dict[str, Any]:
@@ -133,13 +172,15 @@ def _flux(pipe: Any, prompts: list[str], embeddings: Tensor, guidance_scale: flo
 
 
 ANY = ("text", "image", "image+text")
-_IP_ADAPTER = Family(ANY, _ip_adapter, DDIM, embed_images, clip_embedding, _an_embedding_per_image)
+_IP_ADAPTER = Family(ANY, _ip_adapter, DDIM, embed_images, clip_embedding, _an_embedding_per_image, _ip_adapter_by_text)
 _ADAPT = "With an IP-Adapter it takes images too: the presets sd1.5-ip-adapter and sdxl-ip-adapter."
 _USE_ANOTHER = "The unCLIP, IP-Adapter and Kandinsky 2.2 generators take images."
 _DECODER = "The other generators take text."
 
 FAMILIES: dict[str, Family] = {
-    "StableUnCLIPImg2ImgPipeline": Family(ANY, _unclip, DDIM, embed_images, clip_embedding, _no_image_is_zeros),
+    "StableUnCLIPImg2ImgPipeline": Family(
+        ANY, _unclip, DDIM, embed_images, clip_embedding, _no_image_is_zeros, _unclip_by_text
+    ),
     "StableDiffusionPipeline": Family(("text",), _prompts_only, advice=_ADAPT),
     "StableDiffusionPipeline" + WITH_IP_ADAPTER: _IP_ADAPTER,
     "StableDiffusionXLPipeline": Family(("text",), _prompts_only, advice=_ADAPT),

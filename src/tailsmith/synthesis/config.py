@@ -25,6 +25,7 @@ class SynthesisConfig:
     prompt: str = "{label}"  # "{label} in {attribute}" names the attribute
     display_names: dict[str, str] = field(default_factory=dict)  # class or attribute name -> words for the prompt
     guidance_scale: float | None = None  # gamma; None = the generator's own default
+    guided_by: str = "image+text"  # what guidance_scale amplifies; text = the image stays in the negative too
     num_inference_steps: int | None = None  # None = the generator's own default, 30 for most
     feedback: FeedbackConfig = field(default_factory=FeedbackConfig)
     dtype: str = "fp32"  # of the generator: fp32 | fp16 (accelerators only; the paper's) | bf16; also --dtype

@@ -24,6 +24,7 @@ from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.storage import Storage
 
 CONDITIONINGS = ("text", "image", "image+text")
+GUIDED_BY = ("image+text", "text")
 RESULTS = ("image", "image_sha256", "criterion_value", "skipped_steps", "retries", "black", "seconds")  # of a shard
 LARGEST = 2**63 - 1
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -172,6 +173,7 @@ def _check_meta(meta: Any) -> None:
             raise UserError(f"its metadata should have a text as {key!r}, got {meta[key]!r}")
     if not isinstance(extends := meta.get("extends", []), list) or not all(isinstance(each, str) for each in extends):
         raise UserError(f"its metadata should have 'extends' as a list of the hashes of plans, got {extends!r}")
+    check_guided_by(meta["synthesis"].get("guided_by", "image+text"))
     settings = meta["synthesis"].get("feedback", {})
     if not isinstance(settings, dict):
         raise UserError(f"its metadata should have settings by name as synthesis.feedback, got {settings!r}")
@@ -210,6 +212,12 @@ def check_settings(config: SynthesisConfig) -> None:
     _check_types(config.feedback, "feedback.")
     if config.conditioning not in CONDITIONINGS:
         raise UserError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
+    check_guided_by(config.guided_by)
+    if (config.guided_by, config.conditioning) == ("text", "image"):
+        raise UserError(
+            "guided_by='text' needs a text, and conditioning='image' has none; use conditioning='image+text', or "
+            "guided_by='image+text'"
+        )
     if config.conditioning_from not in ("group", "class"):
         raise UserError(f"conditioning_from should be 'group' or 'class', got {config.conditioning_from!r}")
     if not 0 <= config.embedding_dropout <= 1:
@@ -228,6 +236,11 @@ def check_settings(config: SynthesisConfig) -> None:
         raise UserError(f"seed should be below 2^63, got {config.seed}")
     check_feedback(config.feedback, "feedback.")
     _check_steps(config.feedback, config.num_inference_steps)
+
+
+def check_guided_by(value: Any) -> None:
+    if value not in GUIDED_BY:
+        raise UserError(f"guided_by should be one of {list(GUIDED_BY)}, got {value!r}")
 
 
 def _check_steps(feedback: FeedbackConfig, steps: int) -> None:

@@ -24,12 +24,12 @@ IN_ROWS = (
     "conditioning", "conditioning_from", "embedding_dropout", "prompt", "display_names", "guidance_scale",
     "num_inference_steps", "shard_size", "seed", *PER_IMAGE,
 )  # fmt: skip
-OF_ALL = ("dtype",)
+OF_ALL = ("dtype", "guided_by")
 BY_HASH = ("decoder",)
 OF_FEEDBACK = (  # they change the images of requests with feedback
     "every", "steps", "update", "prediction", "through", "decode_size", "reuse", "views",
 )  # fmt: skip
-UNSAID = {"dtype": "fp32"}  # what plans meant before they said so
+UNSAID = {"dtype": "fp32", "guided_by": "image+text"}  # what plans meant before they said so
 STORED = ("store_size", "store_format", "store_quality")
 WITHOUT_EFFECT = ("checkpointing", "decode_batch_size")  # memory and time only
 
@@ -55,7 +55,8 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
     return {
         OF_ROWS: hash_of_rows(table),
         "class or attribute names": _hash([meta["class_names"], meta["attribute_names"]]),
-        "precision": _hash({name: meta["synthesis"].get(name, UNSAID.get(name)) for name in OF_ALL}),
+        "precision": _hash({"dtype": _said(meta, "dtype")}),
+        "guided_by": _hash(_said(meta, "guided_by")),
         "feedback settings": _hash({f"feedback_{name}": feedback.get(name) for name in OF_FEEDBACK}),
         "stored size or format": _hash(Storage.of(meta["synthesis"]).effect()),
         "generator": _hash(meta.get("generator_sha256") or meta.get("generator")),
@@ -66,8 +67,12 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
 
 
 def identity(parts: Parts) -> str:
-    """Images that are stored as they are made count as those of versions that knew nothing else."""
-    return _hash({name: part for name, part in parts.items() if (name, part) != _AS_MADE})
+    """What is made and stored as versions made it that knew nothing else counts as theirs."""
+    return _hash({name: part for name, part in parts.items() if (name, part) not in _AS_EVER})
+
+
+def _said(meta: dict[str, Any], name: str) -> Any:
+    return meta["synthesis"].get(name, UNSAID[name])
 
 
 def _hash(value: Any) -> str:
@@ -90,4 +95,4 @@ def hash_of_rows(table: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-_AS_MADE = ("stored size or format", _hash(Storage().effect()))
+_AS_EVER = {("stored size or format", _hash(Storage().effect())), ("guided_by", _hash(UNSAID["guided_by"]))}

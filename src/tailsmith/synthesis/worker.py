@@ -55,6 +55,7 @@ class Worker:
     batch_size: int = 64  # at first; halved where memory runs out
     decoder: torch.nn.Module | None = None  # shows the classifier x0-hat; None = the pipeline's own
     storage: Storage = field(default_factory=Storage)
+    guided_by: str = "image+text"  # what classifier-free guidance amplifies
 
     def __post_init__(self) -> None:
         self._fitting = BatchSize(self.batch_size)
@@ -89,6 +90,10 @@ class Worker:
         """The pipeline's family; ValueError for requests that this worker lacks something for, before it samples."""
         family = family_of(self.pipe)
         check_conditioning(type(self.pipe).__name__, family, _conditionings(requests))
+        if self.guided_by == "text" and family.embed is not None and family.guided_by_text is None:
+            raise UserError(
+                f"{type(self.pipe).__name__} can't be guided by the text alone; plan with guided_by='image+text'"
+            )
         guided = bool((requests["feedback_scale"] > 0).any())
         if guided and self.classifier is None:
             raise UserError("the plan asks for feedback; give the classifier that guides")
@@ -161,7 +166,9 @@ class Worker:
     def _sample(self, batch: pd.DataFrame, embeddings: Tensor, config: FeedbackConfig, family: Family) -> Made:
         """One pipeline call; every image has a generator of its own."""
         call = family.arguments(self.pipe, batch["prompt"].tolist(), embeddings, float(batch["guidance_scale"].iloc[0]))
-        with self._feedback(batch, config) as record, family.around(self.pipe), torch.no_grad():
+        by_text = family.guided_by_text if self.guided_by == "text" else None
+        around = (family.around(self.pipe), nullcontext() if by_text is None else by_text(self.pipe))
+        with self._feedback(batch, config) as record, around[0], around[1], torch.no_grad():
             images = self.pipe(
                 **call,
                 num_inference_steps=int(batch["num_inference_steps"].iloc[0]),

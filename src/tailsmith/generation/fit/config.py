@@ -34,7 +34,7 @@ class Passes:
 STEPS = {  # the most are those of mini-unclip, of 52,800 images
     "clip": Passes(25, 500, 9_000),
     "autoencoder": Passes(30, 4_000, 12_000),
-    "denoiser": Passes(100, 3_000, 14_000),
+    "denoiser": Passes(100, 3_000, 10_000),
     "decoder": Passes(10, 1_000, 4_000),
 }
 
