@@ -214,10 +214,7 @@ def check_settings(config: SynthesisConfig) -> None:
         raise UserError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
     check_guided_by(config.guided_by)
     if (config.guided_by, config.conditioning) == ("text", "image"):
-        raise UserError(
-            "guided_by='text' needs a text, and conditioning='image' has none; use conditioning='image+text', or "
-            "guided_by='image+text'"
-        )
+        raise UserError("guided_by='text' needs a text, and conditioning='image' has none; use 'image+text' for either")
     if config.conditioning_from not in ("group", "class"):
         raise UserError(f"conditioning_from should be 'group' or 'class', got {config.conditioning_from!r}")
     if not 0 <= config.embedding_dropout <= 1:
