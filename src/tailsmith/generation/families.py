@@ -59,6 +59,20 @@ def _unclip(pipe: Any, prompts: list[str], embeddings: Tensor, guidance_scale: f
 
 
 @contextmanager
+def _replaced(pipe: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
+    """Inside, this pipeline has another method of that name; afterwards its class's, or an outer context's, again."""
+    outer = vars(pipe).get(name)
+    try:
+        setattr(pipe, name, method)
+        yield
+    finally:
+        if outer is None:
+            delattr(pipe, name)
+        else:
+            setattr(pipe, name, outer)
+
+
+@contextmanager
 def _no_image_is_zeros(pipe: Any) -> Iterator[None]:
     """Inside, an embedding of nothing but zeros reaches the denoiser as zeros throughout.
 
@@ -71,11 +85,8 @@ def _no_image_is_zeros(pipe: Any) -> Iterator[None]:
         made: Tensor = own(image_embeds, *arguments, **options)  # [n, 2 D]: the embedding and its noise level
         return made.masked_fill((image_embeds == 0).all(dim=1, keepdim=True), 0)
 
-    try:
-        pipe.noise_image_embeddings = noised
+    with _replaced(pipe, "noise_image_embeddings", noised):
         yield
-    finally:
-        del pipe.noise_image_embeddings
 
 
 @contextmanager
@@ -87,11 +98,8 @@ def _unclip_by_text(pipe: Any) -> Iterator[None]:
         made: Tensor = own(*arguments, do_classifier_free_guidance=do_classifier_free_guidance, **options)
         return _image_twice(made) if do_classifier_free_guidance else made
 
-    try:
-        pipe._encode_image = encode
+    with _replaced(pipe, "_encode_image", encode):
         yield
-    finally:
-        del pipe._encode_image
 
 
 def _image_twice(negative_and_positive: Tensor) -> Tensor:
@@ -117,11 +125,8 @@ def _an_embedding_per_image(pipe: Any) -> Iterator[None]:
     def as_given(image: Any, embeddings: list[Tensor], *_: Any) -> list[Tensor]:
         return embeddings
 
-    try:
-        pipe.prepare_ip_adapter_image_embeds = as_given
+    with _replaced(pipe, "prepare_ip_adapter_image_embeds", as_given):
         yield
-    finally:
-        del pipe.prepare_ip_adapter_image_embeds
 
 
 @contextmanager
@@ -133,11 +138,8 @@ def _ip_adapter_by_text(pipe: Any) -> Iterator[None]:
         made: list[Tensor] = own(image, embeddings, device, count, guided)
         return [_image_twice(each) for each in made] if guided else made
 
-    try:
-        pipe.prepare_ip_adapter_image_embeds = prepare
+    with _replaced(pipe, "prepare_ip_adapter_image_embeds", prepare):
         yield
-    finally:
-        pipe.prepare_ip_adapter_image_embeds = own
 
 
 def _kandinsky(pipe: Any, prompts: list[str], embeddings: Tensor, guidance_scale: float) -> dict[str, Any]:

@@ -173,7 +173,7 @@ def _check_meta(meta: Any) -> None:
             raise UserError(f"its metadata should have a text as {key!r}, got {meta[key]!r}")
     if not isinstance(extends := meta.get("extends", []), list) or not all(isinstance(each, str) for each in extends):
         raise UserError(f"its metadata should have 'extends' as a list of the hashes of plans, got {extends!r}")
-    check_guided_by(meta["synthesis"].get("guided_by", "image+text"))
+    _check_guided_by(meta["synthesis"].get("guided_by", SynthesisConfig.guided_by))
     settings = meta["synthesis"].get("feedback", {})
     if not isinstance(settings, dict):
         raise UserError(f"its metadata should have settings by name as synthesis.feedback, got {settings!r}")
@@ -212,7 +212,7 @@ def check_settings(config: SynthesisConfig) -> None:
     _check_types(config.feedback, "feedback.")
     if config.conditioning not in CONDITIONINGS:
         raise UserError(f"conditioning should be one of {list(CONDITIONINGS)}, got {config.conditioning!r}")
-    check_guided_by(config.guided_by)
+    _check_guided_by(config.guided_by)
     if (config.guided_by, config.conditioning) == ("text", "image"):
         raise UserError("guided_by='text' needs a text, and conditioning='image' has none; use 'image+text' for either")
     if config.conditioning_from not in ("group", "class"):
@@ -235,7 +235,7 @@ def check_settings(config: SynthesisConfig) -> None:
     _check_steps(config.feedback, config.num_inference_steps)
 
 
-def check_guided_by(value: Any) -> None:
+def _check_guided_by(value: Any) -> None:
     if value not in GUIDED_BY:
         raise UserError(f"guided_by should be one of {list(GUIDED_BY)}, got {value!r}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -55,8 +56,8 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
     return {
         OF_ROWS: hash_of_rows(table),
         "class or attribute names": _hash([meta["class_names"], meta["attribute_names"]]),
-        "precision": _hash({"dtype": _said(meta, "dtype")}),
-        "guided_by": _hash(_said(meta, "guided_by")),
+        "precision": _hash({"dtype": said(meta["synthesis"], "dtype")}),
+        "guided_by": _hash(said(meta["synthesis"], "guided_by")),
         "feedback settings": _hash({f"feedback_{name}": feedback.get(name) for name in OF_FEEDBACK}),
         "stored size or format": _hash(Storage.of(meta["synthesis"]).effect()),
         "generator": _hash(meta.get("generator_sha256") or meta.get("generator")),
@@ -71,8 +72,9 @@ def identity(parts: Parts) -> str:
     return _hash({name: part for name, part in parts.items() if (name, part) not in _AS_EVER})
 
 
-def _said(meta: dict[str, Any], name: str) -> Any:
-    return meta["synthesis"].get(name, UNSAID[name])
+def said(settings: Mapping[str, str], name: str) -> str:
+    """One of OF_ALL by a plan's metadata, synthesis; also of a plan that is older than the setting."""
+    return settings.get(name, UNSAID[name])
 
 
 def _hash(value: Any) -> str:

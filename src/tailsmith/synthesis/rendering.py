@@ -24,7 +24,7 @@ from tailsmith.interruption import terminable
 from tailsmith.synthesis.claims import in_turn
 from tailsmith.synthesis.hardness import read_gaussians, write_gaussians
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.plan_identity import UNSAID
+from tailsmith.synthesis.plan_identity import said
 from tailsmith.synthesis.provenance import check_renderable, planned_pipe, really_by, warn_of_change
 from tailsmith.synthesis.sets import keep_plan
 from tailsmith.synthesis.shards import begun_path, shard_path
@@ -48,8 +48,7 @@ def worker_of(
         dtype=pipe.dtype,
     )
     criteria = {} if gaussians is None else {"hardness": criterion_of("hardness", classifier, gaussians)}
-    settings = plan.meta["synthesis"]
-    storage, guided_by = Storage.of(settings), settings.get("guided_by", UNSAID["guided_by"])
+    storage, guided_by = Storage.of(plan.meta["synthesis"]), said(plan.meta["synthesis"], "guided_by")
     return Worker(pipe, dataset.split("train"), classifier, criteria, batch_size, decoder, storage, guided_by)
 
 

@@ -166,9 +166,8 @@ class Worker:
     def _sample(self, batch: pd.DataFrame, embeddings: Tensor, config: FeedbackConfig, family: Family) -> Made:
         """One pipeline call; every image has a generator of its own."""
         call = family.arguments(self.pipe, batch["prompt"].tolist(), embeddings, float(batch["guidance_scale"].iloc[0]))
-        by_text = family.guided_by_text if self.guided_by == "text" else None
-        around = (family.around(self.pipe), nullcontext() if by_text is None else by_text(self.pipe))
-        with self._feedback(batch, config) as record, around[0], around[1], torch.no_grad():
+        by_text = (family.guided_by_text if self.guided_by == "text" else None) or nullcontext
+        with self._feedback(batch, config) as record, family.around(self.pipe), by_text(self.pipe), torch.no_grad():
             images = self.pipe(
                 **call,
                 num_inference_steps=int(batch["num_inference_steps"].iloc[0]),
