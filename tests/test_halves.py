@@ -43,6 +43,30 @@ def test_a_weight_that_no_half_uses_has_no_gradient():
     assert model["idle"].weight.grad is None and model["used"].weight.grad is not None
 
 
+def test_a_gradient_is_laid_out_as_its_weight_is():
+    """Convolutions on a GPU give channels-last ones to weights that aren't, and a fused optimizer refuses these."""
+    model = torch.nn.Conv2d(3, 4, 3)
+
+    class ChannelsLast(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, weight):
+            return weight.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return gradient.contiguous(memory_format=torch.channels_last)
+
+    def loss(m, images):
+        return {"loss": functional.conv2d(images, ChannelsLast.apply(m.weight), m.bias).square().sum()}
+
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with lanes(torch.device("cpu"), bf16=False) as run:
+        backward(model, loss, [(1.0, images)], run, autocast=False)
+    assert model.weight.grad.stride() == model.weight.stride()
+    (expected,) = torch.autograd.grad(model(images).square().sum(), [model.weight])
+    torch.testing.assert_close(model.weight.grad, expected)
+
+
 def test_halves_run_side_by_side_and_the_threads_of_torch_are_given_back():
     before = torch.get_num_threads()
     torch.set_num_threads(2)

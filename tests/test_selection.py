@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from tailsmith.classification.training import check_train_config
 from tailsmith.cli.main import main
 from tailsmith.data.sources.embedded import as_drawings, load_embedded
 from tailsmith.files import write_json
@@ -182,6 +183,7 @@ def test_a_comparison_trains_each_half_twice_keeps_what_it_has_and_makes_a_table
     rng, trained = np.random.default_rng(0), []
 
     def train(real, synthetic, config, *, augmentation, description):
+        check_train_config(config)
         trained.append((description, config.seed, config.resampling, None if synthetic is None else len(synthetic)))
         return None
 
@@ -206,7 +208,7 @@ def test_a_comparison_trains_each_half_twice_keeps_what_it_has_and_makes_a_table
     assert main(command) == 0
     said = capsys.readouterr().out
     assert len(trained) == 8 and len({each[:2] for each in trained}) == 8
-    assert {each[2:] for each in trained} == {("none", None), ("half_and_half", len(photographs))}
+    assert {each[2:] for each in trained} == {("uniform", None), ("half_and_half", len(photographs))}
     assert "| real images only |" in said and "87.5 ± 0.0" in said and "drawings, %" in said and "25.0 ± 0.0" in said
     assert main(command) == 0 and len(trained) == 8
     monkeypatch.setattr(comparison, "seeded", lambda config, seed: config)

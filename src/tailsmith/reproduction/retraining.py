@@ -42,7 +42,7 @@ def trained_rows(world: World, half: Half, seed: int) -> Iterator[dict[str, Any]
     """
     real = world.dataset if half.real is None else half.real
     folder = world.directory.path / "halves" / half.name
-    config = world.config.mixed if half.synthetic is not None else replace(world.config.mixed, resampling="none")
+    config = world.config.mixed if half.synthetic is not None else replace(world.config.mixed, resampling="uniform")
     images = [real.split("train"), *([] if half.synthetic is None else [half.synthetic])]
     made_from = {"images": _key(images), "config": to_dict(config)}
     _claim(folder / "half.json", made_from)

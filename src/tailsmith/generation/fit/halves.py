@@ -60,5 +60,12 @@ def backward(
     losses, gradients = zip(*run(one, halves), strict=True)
     for parameter, *parts in zip(parameters, *gradients, strict=True):
         used = [part for part in parts if part is not None]
-        parameter.grad = sum(used[1:], start=used[0]) if used else None
+        parameter.grad = _laid_out_as(parameter, sum(used[1:], start=used[0])) if used else None
     return {key: torch.stack([each[key] for each in losses]).sum() for key in losses[0]}
+
+
+def _laid_out_as(parameter: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Convolutions may give another order in memory than their weights have, which a fused optimizer refuses."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)

@@ -127,15 +127,16 @@ class _LossLog:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.values: dict[str, list[float]] = {}
+        self.values: dict[str, list[torch.Tensor]] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, losses: Losses) -> None:
+        """They stay on their device until a line is written: to look at one is to wait for an accelerator."""
         for key, value in losses.items():
-            self.values.setdefault(key, []).append(float(value))
+            self.values.setdefault(key, []).append(value)
 
     def write(self, step: int) -> dict[str, float]:
-        means = {key: fmean(values) for key, values in self.values.items()}
+        means = {key: fmean(torch.stack(values).tolist()) for key, values in self.values.items()}
         with self.path.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps({"step": step, **{k: round(v, 5) for k, v in means.items()}}) + "\n")
         self.values = {}
