@@ -122,9 +122,9 @@ def reconstructions(pipe: Any, unseen: Dataset) -> dict[str, float]:
 
 
 def image_text(dropout: float) -> dict[str, float]:
-    """Unguided samples of fashion-lt topped up to 150, conditioned on text and a real image of its training split."""
+    """Unguided samples of fashion-lt topped up to 150, of text and a real training image, guided by the text."""
     task, judge = load("fashion-lt"), load_classifier(ASSETS / "judges" / "label")
-    config = SynthesisConfig(embedding_dropout=dropout, feedback=FeedbackConfig(scale=0.0))
+    config = SynthesisConfig(embedding_dropout=dropout, guided_by="text", feedback=FeedbackConfig(scale=0.0))
     with TemporaryDirectory() as folder:
         made = synthesize(plan(task, 150, config=config), task, folder)
         found = nearness(made, task, judge).overall
@@ -133,6 +133,8 @@ def image_text(dropout: float) -> dict[str, float]:
         "probe_accuracy_image_text": found["probe_accuracy"],
         "judge_label_accuracy_image_text": found["judge_agreement"],
         "drawings_image_text": drawings,
+        "density_image_text": found["density"],
+        "coverage_image_text": found["coverage"],
         "embedding_dropout_image_text": dropout,
         "images_image_text": found["images"],
     }

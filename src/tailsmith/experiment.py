@@ -146,11 +146,11 @@ def demo_config(task: str = "fashion-lt") -> RunConfig:
             resampling="half_and_half",
         ),
     }
-    feedback = FeedbackConfig(scale=0.02)
+    synthesis = SynthesisConfig(guided_by="text", guidance_scale=3.0, feedback=FeedbackConfig(scale=0.02))
     if task == "fashion-groups":
-        prompt = SynthesisConfig(prompt="{label} in {attribute}", feedback=feedback)
-        return RunConfig(target=15, per="group", synthesis=prompt, **common)
-    return RunConfig(target=120, synthesis=SynthesisConfig(feedback=feedback), **common)
+        prompted = replace(synthesis, prompt="{label} in {attribute}")
+        return RunConfig(target=15, per="group", synthesis=prompted, **common)
+    return RunConfig(target=120, synthesis=synthesis, **common)
 
 
 def synthesize_set(world: World, name: str, guide: Classifier) -> Dataset:

@@ -176,6 +176,7 @@ def synthesize(
     from tailsmith.runs.outputs import check_folder
     from tailsmith.synthesis.fulfilment import synthesize
     from tailsmith.synthesis.plan import Plan
+    from tailsmith.synthesis.plan_identity import said
     from tailsmith.synthesis.planning import with_dtype
     from tailsmith.synthesis.sets import chosen_shards, plan_in, rendered
 
@@ -185,7 +186,7 @@ def synthesize(
     check_folder(out, data)
     given = Plan.read(plan)
     requests = plan_in(out, given if rendering.dtype is None else with_dtype(given, rendering.dtype))
-    devices.chosen_dtype(requests.meta["synthesis"].get("dtype", "fp32"))
+    devices.chosen_dtype(said(requests.meta["synthesis"], "dtype"))
     chosen = requests.shards if shards is None else chosen_shards(str(shards), requests.shards)
     guide = on_accelerator(load_classifier(classifier)) if classifier else None
     dataset = reading.load(data)
