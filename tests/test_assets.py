@@ -48,7 +48,7 @@ def test_reconstruction_of_task_images_agrees_with_the_card(mini):
     pixels = Images(validation, 32)[np.arange(0, 1200, 10)].float() / 127.5 - 1
     with torch.no_grad():
         decoded = mini.vae.decode(mini.vae.encode(pixels).latent_dist.mean).sample
-    assert float((decoded - pixels).abs().mean()) < 0.06
+    assert float((decoded - pixels).abs().mean()) < 0.065
 
 
 @pytest.mark.slow

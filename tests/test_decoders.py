@@ -32,7 +32,7 @@ def test_own_is_none_and_tiny_is_the_one_beside_the_generator(generator):
 
 
 def test_the_embedded_generator_has_one():
-    assert load_decoder("tiny", "mini-unclip").config.latent_channels == 8
+    assert load_decoder("tiny", "mini-unclip").config.latent_channels == 12
 
 
 def test_a_generator_without_one(tmp_path):
