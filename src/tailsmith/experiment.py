@@ -146,7 +146,9 @@ def demo_config(task: str = "fashion-lt") -> RunConfig:
             resampling="half_and_half",
         ),
     }
-    synthesis = SynthesisConfig(guided_by="text", guidance_scale=3.0, feedback=FeedbackConfig(scale=0.02))
+    # as `reproduction` has it: by text at 3 is the best of 13 settings, and 60 steps make no better samples than 20
+    guidance: dict[str, Any] = {"guided_by": "text", "guidance_scale": 3.0, "num_inference_steps": 20}
+    synthesis = SynthesisConfig(**guidance, feedback=FeedbackConfig(scale=0.02))
     if task == "fashion-groups":
         prompted = replace(synthesis, prompt="{label} in {attribute}")
         return RunConfig(target=15, per="group", synthesis=prompted, **common)
