@@ -18,7 +18,7 @@ from tailsmith.classification import processes, stage_run
 from tailsmith.classification.checkpoint import discard
 from tailsmith.classification.config import StageTwoConfig, TrainConfig
 from tailsmith.classification.methods import METHODS
-from tailsmith.classification.training import StepRecord, Training, train_classifier
+from tailsmith.classification.training import Groups, StepRecord, Training, train_classifier
 from tailsmith.interruption import Interruption, Terminated
 
 TINY = TrainConfig(image_size=8, steps=6, batch_size=8, learning_rate=0.05, evaluate_every=2, checkpoint_every=1)
@@ -34,6 +34,33 @@ CASES = {
     "lws": dataclasses.replace(TINY, steps=3, method="lws:scale_steps=4"),
     "cmo": dataclasses.replace(TINY, method="cmo:probability=0.7,start=0,end=1"),
     "group_dro": dataclasses.replace(TINY, method="group_dro:eta=0.5"),
+    **{
+        name.partition(":")[0]: dataclasses.replace(TINY, steps=3, method=name, resampling="half_and_half")
+        for name in (
+            "logit_adjustment:by=group",
+            "resampled",
+            "progressive",
+            "reweight",
+            "cb_loss:by=group",
+            "focal",
+            "ldam_drw",
+            "tau_norm",
+            "ncm",
+            "mixup",
+            "remix",
+            "glmc",
+            "paco:queue=13,dimension=5,momentum=0.9",
+            "reslt",
+            "mislas:head_steps=2",
+            "irm:anneal_steps=1",
+            "lisa",
+            "crt_group:head_steps=2",
+            "dfr:fits=2",
+            "jtt",
+            "dpe:members=2,epochs=1",
+            "fill_up",
+        )
+    },
 }
 
 
@@ -53,7 +80,7 @@ def training(config: TrainConfig, **changes) -> Training:
         "class_names": ("red", "green", "blue"),
         "validation": held_out,
         "augment": augment,
-        "groups": labels * 2 + np.arange(35) % 2,
+        "groups": Groups(labels * 2 + np.arange(35) % 2, (labels * 2)[::2], 2),
     }
     return train_classifier(config, **(arguments | changes))
 
@@ -252,7 +279,7 @@ def interrupted_and_resumed(folder: str) -> list[float]:
     images, labels = rng.integers(0, 256, (21, 3, 32, 32), dtype=np.uint8), np.repeat([0, 1, 2], 7)
     config = dataclasses.replace(CASES["other backbone"], method="group_dro:eta=0.5", batch_size=7, steps=5)
     changes = {"images": images, "labels": labels, "is_synthetic": labels < 0, "validation": (images, labels)}
-    changes |= {"groups": np.arange(21) % 4, "augment": None}
+    changes |= {"groups": Groups(np.arange(21) % 4), "augment": None}
     path = Path(folder) / "checkpoint.safetensors"
     stopped_after(3, config, path, **changes)
     processes.wait()
@@ -322,7 +349,7 @@ def test_other_data_is_refused(tmp_path):
     for other in (
         training(TINY, labels=np.roll(labels, 1)).resumable(path, "colours"),
         training(TINY, is_synthetic=labels < 0).resumable(path, "colours"),
-        training(TINY, groups=labels).resumable(path, "colours"),
+        training(TINY, groups=Groups(labels)).resumable(path, "colours"),
         training(TINY, validation=None).resumable(path, "colours"),
         training(TINY).resumable(path, "other images"),
     ):

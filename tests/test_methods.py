@@ -30,7 +30,7 @@ from tailsmith.classification.methods.group_dro import WorstGroups
 from tailsmith.classification.methods.parts import everything, fold_scale, fresh_head, frozen, head_alone, scaled_head
 from tailsmith.classification.methods.streams import passes, weighted
 from tailsmith.classification.prediction import class_hits, mean_class_accuracy, predict_images
-from tailsmith.classification.training import check_train_config, train_classifier, untrained_classifier
+from tailsmith.classification.training import Groups, check_train_config, train_classifier, untrained_classifier
 
 NAMES = ("red", "green", "blue")
 TINY = TrainConfig(image_size=8, steps=8, batch_size=16, learning_rate=0.05, evaluate_every=3)
@@ -45,7 +45,7 @@ def train(config: TrainConfig = TINY, **options):
         "labels": LABELS,
         "is_synthetic": NOTHING,
         "class_names": NAMES,
-        "groups": GROUPS,
+        "groups": Groups(GROUPS, None, 2),
     } | options
     return list(train_classifier(config, **arguments))
 
@@ -524,7 +524,7 @@ def test_blind_to_images_group_dro_makes_the_losses_of_groups_equal(method, shar
     monkeypatch.setattr("tailsmith.classification.training.create_backbone", lambda *_: blind)
     labels = np.repeat([0, 1], [60, 10])  # one group each
     config = with_(method=method, steps=400, batch_size=70, learning_rate=0.1, weight_decay=0.0)
-    records = train(config, labels=labels, groups=labels, class_names=("one", "other"))
+    records = train(config, labels=labels, groups=Groups(labels), class_names=("one", "other"))
     learned = predict_images(records[-1].classifier, IMAGES[:1])[0].softmax(1)[0]
     assert learned.tolist() == pytest.approx(shares, abs=0.02)
 

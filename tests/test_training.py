@@ -21,6 +21,7 @@ from tailsmith.classification.prediction import NotFinite, class_hits, mean_clas
 from tailsmith.classification.schedule import average_decay, learning_rate_at, update_average
 from tailsmith.classification.training import (
     Diverged,
+    Groups,
     StageTwoConfig,
     TrainConfig,
     check_train_config,
@@ -202,7 +203,7 @@ def test_resampling_decides_which_rows_are_seen(resampling):
 
     synthetic = np.arange(90) >= 80
     config = with_(resampling=resampling, steps=6, batch_size=12)
-    train(config, images=Watched(), is_synthetic=synthetic, groups=np.arange(90) // 10)
+    train(config, images=Watched(), is_synthetic=synthetic, groups=Groups(np.arange(90) // 10))
     rows = np.stack(seen[1:])  # the first look is at one image, for its type
     expected = {"uniform": None, "half_and_half": 36, "class_balanced": None, "group_balanced": 8}[resampling]
     assert rows.shape == (6, 12)

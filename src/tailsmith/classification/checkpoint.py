@@ -22,7 +22,7 @@ from tailsmith.classification.tensors import plain, sha256
 from tailsmith.errors import UserError
 from tailsmith.files import set_aside, write_atomically
 
-FORMAT = "1"  # raised where a version of tailsmith can't go on from an earlier one's checkpoints as that would have
+FORMAT = "2"  # raised where a version of tailsmith can't go on from an earlier one's checkpoints as that would have
 log = logging.getLogger(__name__)
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tailsmith.classification.backbones import TimmBackbone, create_backbone, has_timm_interface
+from tailsmith.classification.heads import LINEAR, put_head
 from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.classification.saved import (
     CONFIG,
@@ -55,6 +56,7 @@ class Classifier(nn.Module):
         config = checked_config(
             backbone=backbone_name, class_names=class_names, image_size=image_size, mean=mean, std=std
         )
+        self.head = LINEAR  # or a name of heads.py: the module's last layer, where a method has put one there
         self.module = module
         self.class_names = config.class_names
         self.image_size = config.image_size
@@ -87,6 +89,7 @@ class Classifier(nn.Module):
             "image_size": self.image_size,
             "mean": list(self._config_mean),
             "std": list(self._config_std),
+            **({} if self.head == LINEAR else {"head": self.head}),  # none: as before there were others
         }
 
     def sha256(self) -> str:
@@ -121,6 +124,8 @@ def load_classifier(folder: str | Path) -> Classifier:
     try:
         with torch.random.fork_rng(devices=[]):  # these weights are overwritten: spare the caller's draws
             module = create_backbone(config.backbone, len(config.class_names), image_size=config.image_size).module
+            if config.head != LINEAR:
+                put_head(module, config.head)
         module.load_state_dict(weights)
     except ValueError as error:
         raise UserError(f"{folder / CONFIG}: {error}") from error
@@ -136,6 +141,7 @@ def load_classifier(folder: str | Path) -> Classifier:
         std=config.std,
         backbone_name=config.backbone,
     ).eval()
+    classifier.head = config.head
     classifier.seen = read_seen(folder)
     return classifier
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tailsmith.classification.heads import LINEAR, checked_head
 from tailsmith.errors import UserError
 from tailsmith.files import check_readable, read_json
 from tailsmith.settings import MOST_PIXELS
@@ -32,9 +33,12 @@ class ClassifierConfig:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    head: str = LINEAR
 
 
-def checked_config(*, backbone: Any, class_names: Any, image_size: Any, mean: Any, std: Any) -> ClassifierConfig:
+def checked_config(
+    *, backbone: Any, class_names: Any, image_size: Any, mean: Any, std: Any, head: Any = LINEAR
+) -> ClassifierConfig:
     """Whatever a file or a caller gives, as a configuration; ValueError for what can't be one."""
     if not isinstance(backbone, str) or not backbone:
         raise UserError(f"backbone should be a name, got {backbone!r}")
@@ -46,6 +50,7 @@ def checked_config(*, backbone: Any, class_names: Any, image_size: Any, mean: An
         int(image_size),
         _three_numbers("mean", mean),
         _three_numbers("std", std),
+        checked_head(head),
     )
     if min(config.std) <= 0:
         raise UserError(f"std should be above 0, got {list(config.std)}")
@@ -65,10 +70,10 @@ def read_config(folder: Path) -> ClassifierConfig:
     except (ValueError, RecursionError) as error:  # what json raises
         raise UserError(f"{path} is not JSON: {error}; train again") from error
     keys = {each.name for each in fields(ClassifierConfig)}
-    if not isinstance(config, dict) or not keys <= config.keys():
-        raise UserError(f"{path} is not of a tailsmith classifier: expected {', '.join(sorted(keys))}")
+    if not isinstance(config, dict) or not keys - {"head"} <= config.keys():
+        raise UserError(f"{path} is not of a tailsmith classifier: expected {', '.join(sorted(keys - {'head'}))}")
     try:
-        return checked_config(**{key: config[key] for key in keys})
+        return checked_config(**{key: config[key] for key in keys & config.keys()})
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}; train again, or put the file back as it was") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -10,9 +11,13 @@ from torch import nn
 from tailsmith.classification.config import TrainConfig
 
 
-def sgd(config: TrainConfig, module: nn.Module) -> torch.optim.SGD:
+def sgd(config: TrainConfig, module: nn.Module, slower: Mapping[nn.Parameter, float]) -> torch.optim.SGD:
+    """`slower` parameters take a fraction of the learning rate: a group of them has it as its "pace"."""
+    by_pace: dict[float, list[nn.Parameter]] = {}
+    for parameter in module.parameters():
+        by_pace.setdefault(slower.get(parameter, 1.0), []).append(parameter)
     return torch.optim.SGD(
-        module.parameters(),
+        [{"params": parameters, "pace": pace} for pace, parameters in by_pace.items()],
         lr=config.learning_rate,
         momentum=config.momentum,
         nesterov=config.nesterov and config.momentum > 0,

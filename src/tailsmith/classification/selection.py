@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from tailsmith.classification import processes
 from tailsmith.classification.batches import Rows
@@ -21,6 +24,29 @@ class Labelled:
 
     images: Indexable
     labels: Rows  # [n]
+
+
+class RowsOf:
+    """Some rows of images, as images."""
+
+    def __init__(self, images: Indexable, rows: Rows) -> None:
+        self._images, self._rows = images, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Rows) -> Any:
+        return self._images[self._rows[rows]]
+
+
+def held_out_half(labels: Rows, groups: Rows, seed: int) -> tuple[Rows, Rows]:
+    """Two halves of the rows, sorted, each group (else class) split alike: every second one in a random order.
+
+    Of a group with a single image either half may get it, of 2k images both get k.
+    """
+    order = np.random.default_rng([seed, len(labels)]).permutation(len(labels))
+    order = order[np.lexsort((groups[order], labels[order]))]
+    return np.sort(order[::2]), np.sort(order[1::2])
 
 
 class Selection:
@@ -46,9 +72,40 @@ class Selection:
 
 def score(classifier: Classifier, validation: Labelled | None, select_by: str, device: torch.device) -> float | None:
     """Accuracy in % as `select_by` has it, each process predicting its part; None without validation images."""
+    return None if validation is None else _Judged(classifier, validation, select_by, device).by_itself()
+
+
+def score_heads(
+    classifier: Classifier,
+    heads: Sequence[nn.Module],
+    validation: Labelled | None,
+    select_by: str,
+    device: torch.device,
+) -> list[float | None]:
+    """`score` of each of these last layers upon the classifier's features, which are computed once."""
     if validation is None:
-        return None
-    rows = processes.own(np.arange(len(validation.labels)))
-    predicted = predict_images(classifier, validation.images, rows=rows)[0].argmax(1).numpy()
-    hits = torch.from_numpy(class_hits(predicted, validation.labels[rows], len(classifier.class_names)))
-    return SELECT_BY[select_by](processes.summed(hits.to(device)).cpu().numpy())
+        return [None] * len(heads)
+    judged = _Judged(classifier, validation, select_by, device)
+    return [judged.with_head(each) for each in heads]
+
+
+class _Judged:
+    """This process's part of the validation images, as a classifier sees them."""
+
+    def __init__(self, classifier: Classifier, validation: Labelled, select_by: str, device: torch.device) -> None:
+        rows = processes.own(np.arange(len(validation.labels)))
+        self._logits, self._features = predict_images(classifier, validation.images, rows=rows)
+        self._labels, self._classes = validation.labels[rows], len(classifier.class_names)
+        self._select_by, self._device = select_by, device
+
+    def by_itself(self) -> float:
+        return self._score(self._logits)
+
+    @torch.no_grad()
+    def with_head(self, head: nn.Module) -> float:
+        weight = next(iter(head.parameters()), self._features)
+        return self._score(head(self._features.to(weight.device)).cpu())
+
+    def _score(self, logits: Tensor) -> float:
+        hits = torch.from_numpy(class_hits(logits.argmax(1).numpy(), self._labels, self._classes))
+        return SELECT_BY[self._select_by](processes.summed(hits.to(self._device)).cpu().numpy())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,23 @@ from tailsmith.classification import processes
 from tailsmith.classification.batches import Rows
 from tailsmith.classification.checkpoint import part, parts
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.methods.contract import Batch, Examples, Moment, Review, Stage, Start, generator
+from tailsmith.classification.methods.contract import (
+    Batch,
+    Examples,
+    Following,
+    Moment,
+    Review,
+    Stage,
+    Start,
+    generator,
+)
 from tailsmith.classification.precision import LossScale, autocast, laid_out
 from tailsmith.classification.prediction import NotFinite, ahead, makes_views, predict_images, to_unit_range
 from tailsmith.classification.saved import not_finite
 from tailsmith.classification.schedule import average_decay, learning_rate_at, sgd, update_average
-from tailsmith.classification.selection import Labelled, score
+from tailsmith.classification.selection import Labelled, score, score_heads
 from tailsmith.classification.sources import Drawn, Source, drawn_seeds
+from tailsmith.contracts import Indexable
 from tailsmith.devices import chosen_device
 from tailsmith.errors import UserError
 
@@ -42,27 +52,50 @@ class Data:
     train: Labelled
     validation: Labelled | None
     augment: Augment | None
+    held_out: Indexable | None = None  # validation images that a method fits, rather than being selected by them
+
+
+def review(data: Data, select_by: str, device: torch.device) -> Review:
+    """What a finish may ask of these images."""
+
+    def features(classifier: Classifier, rows: Rows) -> Tensor:
+        return predict_images(classifier, data.train.images, rows=rows)[1]
+
+    def held_out(classifier: Classifier) -> Tensor:
+        assert data.held_out is not None  # as `fits_validation` has it
+        return predict_images(classifier, data.held_out)[1]
+
+    def heads(classifier: Classifier, layers: Sequence[nn.Module]) -> list[float | None]:
+        return score_heads(classifier, layers, data.validation, select_by, device)
+
+    return Review(features, held_out, heads)
 
 
 class StageRun:
-    """A stage that begins with a classifier; `state_dict` and `load_state_dict` hold all that its steps change."""
+    """A stage that begins with `start`; `state_dict` and `load_state_dict` hold all that its steps change.
 
-    def __init__(self, stage: Stage, start: Classifier, data: Data) -> None:
+    `selected` is what the stage before ended with: where a stage begins anew, another classifier.
+    """
+
+    def __init__(self, stage: Stage, start: Classifier, selected: Classifier, data: Data) -> None:
         self.stage, self._data = stage, data
         self._accelerator = accelerator = new_accelerator()
         self.classifier = stage.prepare(start)
         laid_out(self.classifier, accelerator.device)
+        begin = Start(accelerator.device, self.classifier, selected, self._logits)
+        if isinstance(stage.objective, Following):
+            stage.objective.begin(begin)
         self._loss_scale = LossScale(stage.config, accelerator.device)
         self._objective = stage.objective if isinstance(stage.objective, nn.Module) else None
         trained = nn.ModuleList([self.classifier, *([self._objective] if self._objective else [])])
-        self._model, self._optimizer = accelerator.prepare(self.classifier, sgd(stage.config, trained))
+        slower = stage.slower(self.classifier) if stage.slower else {}
+        self._model, self._optimizer = accelerator.prepare(self.classifier, sgd(stage.config, trained, slower))
         self._losses: Any = stage.objective
         if self._objective is not None:
             self._objective.to(accelerator.device)
             if any(each.requires_grad for each in self._objective.parameters()):
                 self._losses = accelerator.prepare(self._objective)
         self._average = copy.deepcopy(self.classifier) if stage.config.ema_decay else self.classifier
-        begin = Start(accelerator.device, self.classifier, start, self._logits)
         settings = stage.config.seed, stage.config.steps, stage.views
         self._sources = [
             Source(stream(begin), data.train.images, number, *settings) for number, stream in enumerate(stage.streams)
@@ -74,7 +107,7 @@ class StageRun:
         config, device = self.stage.config, self._accelerator.device
         self.learning_rate, self._at = learning_rate_at(step, config), before + step
         for group in self._optimizer.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = self.learning_rate * group["pace"]
         progress = (step - 1) / config.steps
         batch, own, everyones = self._batch(step, progress)
         with _drawing_from(config.seed, step, device), autocast(config, device):
@@ -107,7 +140,8 @@ class StageRun:
             processes.from_first(buffer)
         if self.stage.finish is None:
             return self._average
-        return self.stage.finish(copy.deepcopy(self._average), Review(self._test_features, self.score))
+        asked = review(self._data, self.stage.config.select_by, self._accelerator.device)
+        return self.stage.finish(copy.deepcopy(self._average), asked)
 
     def score(self, classifier: Classifier) -> float | None:
         """On validation; Diverged where the classifier's answers are no numbers."""
@@ -147,9 +181,6 @@ class StageRun:
     def _logits(self, classifier: Classifier, rows: Rows) -> Tensor:
         return predict_images(classifier, self._data.train.images, rows=rows)[0]
 
-    def _test_features(self, classifier: Classifier, rows: Rows) -> Tensor:
-        return predict_images(classifier, self._data.train.images, rows=rows)[1]
-
     def _labels(self, rows: Rows) -> Tensor:
         return torch.from_numpy(self._data.train.labels[rows]).to(self._accelerator.device)
 
@@ -180,7 +211,8 @@ class StageRun:
             self._average.module.load_state_dict(part(state, "average"))
         if self._objective is not None:
             self._objective.load_state_dict(part(state, "objective"))
-        for number, parameter in enumerate(self._optimizer.param_groups[0]["params"]):
+        parameters = [each for group in self._optimizer.param_groups for each in group["params"]]
+        for number, parameter in enumerate(parameters):
             for name, value in part(state, f"optimizer.{number}").items():
                 # In the parameter's own memory layout, as the buffer was: another one rounds differently
                 self._optimizer.state[parameter][name] = torch.empty_like(parameter).copy_(value)

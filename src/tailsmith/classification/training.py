@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,10 @@ from tailsmith.classification.config import StageTwoConfig, TrainConfig
 from tailsmith.classification.loop import StepRecord, run_stages
 from tailsmith.classification.losses import LOSSES, PRIOR_KINDS
 from tailsmith.classification.methods import method_of
-from tailsmith.classification.methods.contract import Method, Task
+from tailsmith.classification.methods.contract import HeldOut, Method, Task
 from tailsmith.classification.precision import check_precision, warn_of_emulation
 from tailsmith.classification.prediction import SELECT_BY, check_images
-from tailsmith.classification.selection import Labelled
+from tailsmith.classification.selection import Labelled, RowsOf, held_out_half
 from tailsmith.classification.stage_run import Augment, Data, Diverged
 from tailsmith.contracts import Indexable
 from tailsmith.errors import UserError
@@ -47,6 +47,15 @@ __all__ = [
 
 
 @dataclass(frozen=True, eq=False)
+class Groups:
+    """(class, attribute) of images as label * A + attribute, -1 where an image has none."""
+
+    train: npt.ArrayLike  # [n] int
+    validation: npt.ArrayLike | None = None  # [v] int
+    num_attributes: int = 0  # A
+
+
+@dataclass(frozen=True, eq=False)
 class Training:
     """A training that may begin: iterate over its step records."""
 
@@ -56,7 +65,7 @@ class Training:
     untrained: Classifier
 
     def __iter__(self) -> Iterator[StepRecord]:
-        return run_stages(self.method.stages(self.task), self.untrained, self.data)
+        return self._run(None)
 
     def resumable(self, checkpoint: Path, identity: str) -> Iterator[StepRecord]:
         """The same records; a checkpoint of this very training, left at that path when it was interrupted, goes on.
@@ -72,7 +81,11 @@ class Training:
         for values in (task.labels, task.groups, task.is_synthetic, validation.labels if validation else np.empty(0)):
             known.update(f"\0{values.dtype} {len(values)}\0".encode() + values.tobytes())
         file = CheckpointFile(checkpoint, every, settings, known.hexdigest())
-        return run_stages(self.method.stages(self.task), self.untrained, self.data, file)
+        return self._run(file)
+
+    def _run(self, file: CheckpointFile | None) -> Iterator[StepRecord]:
+        stages, final = self.method.stages(self.task), self.method.final(self.task)
+        return run_stages(stages, self.untrained, self.data, file, final)
 
 
 def train_classifier(
@@ -84,25 +97,38 @@ def train_classifier(
     *,
     validation: tuple[Indexable, npt.ArrayLike] | None = None,  # None: take the last classifier
     augment: Augment | None = None,  # a CPU generator, whatever device the images are on
-    groups: npt.ArrayLike | None = None,  # [n] int, for resampling "group_balanced" and methods that know groups
+    groups: Groups | None = None,  # for resampling "group_balanced" and methods that know groups
 ) -> Training:
     """Train on real and synthetic rows; select by `config.select_by` on validation (of equals the later).
 
-    With `config.stage_two` the classifier selected so far gets its last layer trained on, and the selection goes on.
+    A method that fits validation images gets one half of them, drawn with `config.seed`; the other half selects. With
+    `config.stage_two` the classifier selected so far gets its last layer trained on, and the selection goes on.
     Bad input is a ValueError here, before the first step; a loss that is no longer finite is one there.
     """
     check_train_config(config)
     train = _checked("training", images, labels, class_names)
     synthetic = _per_row("is_synthetic", is_synthetic, len(train.labels)).astype(bool)
-    grouped = _per_row("groups", np.full(len(synthetic), -1) if groups is None else groups, len(synthetic))
-    held_out = None if validation is None else _checked("validation", *validation, class_names)
-    if held_out is not None:
-        _check_trained_classes(train.labels, held_out.labels, class_names)
-    task = Task(config, train.labels, grouped.astype(np.int64), synthetic, tuple(class_names))
+    groups = groups or Groups(np.full(len(synthetic), -1))
+    grouped = _per_row("groups", groups.train, len(synthetic)).astype(np.int64)
+    selecting = None if validation is None else _checked("validation", *validation, class_names)
+    if selecting is not None:
+        _check_trained_classes(train.labels, selecting.labels, class_names)
+    task = Task(
+        config,
+        train.labels,
+        grouped,
+        synthetic,
+        tuple(class_names),
+        num_attributes=groups.num_attributes,
+        has_validation=selecting is not None,
+    )
+    data = Data(train, selecting, augment)
     method = method_of(config.method)
+    if method.fits_validation:
+        task, data = _halved(task, data, groups)
     method.stages(task)  # ValueError for what the data can't be
     warn_of_emulation(config.precision)
-    return Training(task, method, Data(train, held_out, augment), untrained_classifier(config, class_names))
+    return Training(task, method, data, untrained_classifier(config, class_names))
 
 
 def check_train_config(config: TrainConfig) -> None:
@@ -147,6 +173,19 @@ def untrained_classifier(config: TrainConfig, class_names: Sequence[str]) -> Cla
         std=backbone.std,
         backbone_name=config.backbone,
     )
+
+
+def _halved(task: Task, data: Data, groups: Groups) -> tuple[Task, Data]:
+    """With half of the validation images for the method to fit, and the other half to select by."""
+    if data.validation is None or len(data.validation.labels) < 2:
+        return task, data  # which the method refuses
+    labels, images = data.validation.labels, data.validation.images
+    nowhere = np.full(len(labels), -1)
+    grouped = _per_row("validation groups", nowhere if groups.validation is None else groups.validation, len(labels))
+    fitted, selecting = held_out_half(labels, grouped, task.config.seed)
+    task = replace(task, held_out=HeldOut(labels[fitted], grouped[fitted].astype(np.int64)))
+    chosen = Labelled(RowsOf(images, selecting), labels[selecting])
+    return task, replace(data, validation=chosen, held_out=RowsOf(images, fitted))
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tailsmith.classification.methods import method_of
-from tailsmith.classification.methods.contract import Task
+from tailsmith.classification.methods.contract import HeldOut, Task
 from tailsmith.classification.training import check_train_config, untrained_classifier
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.transforms import augmentation as named_augmentation
@@ -38,7 +38,7 @@ def check_run(config: RunConfig, dataset: Dataset) -> None:
 
 def _check_methods(config: RunConfig, dataset: Dataset) -> None:
     """ValueError where an arm's method can't be trained on such rows."""
-    real = dataset.split("train")
+    real, validation = dataset.split("train"), dataset.split("val")
     for arm in arms_of(config):
         training = train_config(config, arm)
         check_train_config(training)
@@ -47,7 +47,18 @@ def _check_methods(config: RunConfig, dataset: Dataset) -> None:
             added, added_groups = _planned(config, dataset)
             labels, groups = np.concatenate([labels, added]), np.concatenate([groups, added_groups])
         is_synthetic = np.arange(len(labels)) >= len(real)
-        method_of(training.method).stages(Task(training, labels, groups, is_synthetic, dataset.class_names))
+        method = method_of(training.method)
+        task = Task(
+            training,
+            labels,
+            groups,
+            is_synthetic,
+            dataset.class_names,
+            num_attributes=len(dataset.attribute_names),
+            has_validation=len(validation) > 0,
+            held_out=HeldOut(validation.labels, validation.groups) if len(validation) > 1 else None,
+        )
+        method.stages(task)
 
 
 def _planned(config: RunConfig, dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

@@ -12,7 +12,7 @@ import torch
 
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.config import TrainConfig
-from tailsmith.classification.training import train_classifier
+from tailsmith.classification.training import Groups, train_classifier
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.fingerprint import content_keys
@@ -59,7 +59,7 @@ def train(
             dataset.class_names,
             validation=(Images(validation, size), validation.labels) if len(validation) else None,
             augment=made_by if isinstance(made_by, Augmentation) else None,
-            groups=rows.groups,
+            groups=Groups(rows.groups, validation.groups, len(dataset.attribute_names)),
         )
         records = iter(training)
         if checkpoint is not None:

@@ -9,19 +9,59 @@ from typing import Any, get_args, get_type_hints
 from tailsmith.classification.methods.balanced_softmax import BalancedSoftmax
 from tailsmith.classification.methods.cmo import CMO
 from tailsmith.classification.methods.contract import Method
-from tailsmith.classification.methods.crt import CRT
+from tailsmith.classification.methods.crt import CRT, CRTGroup
+from tailsmith.classification.methods.dfr import DFR
+from tailsmith.classification.methods.dpe import DPE
 from tailsmith.classification.methods.erm import ERM
+from tailsmith.classification.methods.fill_up import FillUp
+from tailsmith.classification.methods.focal import Focal
+from tailsmith.classification.methods.glmc import GLMC
 from tailsmith.classification.methods.group_dro import GroupDRO
+from tailsmith.classification.methods.irm import IRM
+from tailsmith.classification.methods.jtt import JTT
+from tailsmith.classification.methods.ldam_drw import LDAMDRW
+from tailsmith.classification.methods.lisa import LISA
+from tailsmith.classification.methods.logit_adjustment import LogitAdjustment
 from tailsmith.classification.methods.lws import LWS
+from tailsmith.classification.methods.mislas import MiSLAS
+from tailsmith.classification.methods.mixup import Mixup, Remix
+from tailsmith.classification.methods.ncm import NCM
+from tailsmith.classification.methods.paco import PaCo
+from tailsmith.classification.methods.resampled import Progressive, Resampled
+from tailsmith.classification.methods.reslt import ResLT
+from tailsmith.classification.methods.reweighting import CBLoss, Reweight
+from tailsmith.classification.methods.tau_norm import TauNorm
 from tailsmith.errors import UserError, did_you_mean
 
 METHODS: dict[str, type[Method]] = {
     "erm": ERM,
     "balanced_softmax": BalancedSoftmax,
+    "logit_adjustment": LogitAdjustment,
+    "resampled": Resampled,
+    "progressive": Progressive,
+    "reweight": Reweight,
+    "cb_loss": CBLoss,
+    "focal": Focal,
+    "ldam_drw": LDAMDRW,
     "crt": CRT,
     "lws": LWS,
+    "tau_norm": TauNorm,
+    "ncm": NCM,
+    "mixup": Mixup,
+    "remix": Remix,
     "cmo": CMO,
+    "glmc": GLMC,
+    "paco": PaCo,
+    "reslt": ResLT,
+    "mislas": MiSLAS,
     "group_dro": GroupDRO,
+    "irm": IRM,
+    "lisa": LISA,
+    "crt_group": CRTGroup,
+    "dfr": DFR,
+    "jtt": JTT,
+    "dpe": DPE,
+    "fill_up": FillUp,
 }
 
 

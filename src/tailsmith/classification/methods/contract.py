@@ -7,7 +7,7 @@ is made of are functions: what trains (parts.py), what a batch is (streams.py), 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol
@@ -15,11 +15,19 @@ from typing import ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tailsmith.classification.batches import RESAMPLING, Rows, epoch_rows
 from tailsmith.classification.classifier import Classifier
 from tailsmith.classification.config import TrainConfig
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """The validation images that a method may fit; the others select. `Review.held_out` has their features."""
+
+    labels: Rows  # [h]
+    groups: Rows  # [h], -1 where an image has none
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +39,9 @@ class Task:
     groups: Rows  # [n], -1 where an image has none
     is_synthetic: npt.NDArray[np.bool_]  # [n]
     class_names: tuple[str, ...]
+    num_attributes: int = 0  # A of groups = label * A + attribute; 0 = no attributes
+    has_validation: bool = True
+    held_out: HeldOut | None = None  # of a method with `fits_validation`
 
     @cached_property
     def pools(self) -> list[Rows]:
@@ -41,6 +52,11 @@ class Task:
         """Real or synthetic training images of each class, [C]."""
         chosen = self.is_synthetic if synthetic else ~self.is_synthetic
         return np.bincount(self.labels[chosen], minlength=len(self.class_names))
+
+    @property
+    def attributes(self) -> Rows:
+        """[n], -1 where an image has none."""
+        return np.where(self.groups < 0, -1, self.groups % max(self.num_attributes, 1))
 
     def settled(self, config: TrainConfig) -> TrainConfig:
         """With the steps that its epochs are here; the last batch of one may reach into the next, none is smaller."""
@@ -71,6 +87,7 @@ class Batch:
     labels: Tensor  # [B]
     rows: Rows  # [B], training rows; of mixed images those of the first
     targets: Tensor | None = None  # [B, C], rows that sum to 1, instead of labels
+    others: Tensor | None = None  # float [b, 3, S, S] that the objective alone sees
 
     @property
     def wanted(self) -> Tensor:
@@ -116,16 +133,19 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Review:
-    """What a finish may ask."""
+    """What a finish may ask. Features are on the CPU, in the test view."""
 
-    features: Callable[[Classifier, Rows], Tensor]  # training rows [n] -> [n, D] on the CPU, in the test view
-    validation: Callable[[Classifier], float | None]  # accuracy in % that selects; None without validation images
+    features: Callable[[Classifier, Rows], Tensor]  # training rows [n] -> [n, D]
+    held_out: Callable[[Classifier], Tensor]  # of the validation images of `Task.held_out`: [h, D]
+    # last layers -> the accuracy in % that selects, of each upon the classifier's features; None without validation
+    heads: Callable[[Classifier, Sequence[nn.Module]], list[float | None]]
 
 
 OpenStream = Callable[[Start], Stream]
 Prepare = Callable[[Classifier], Classifier]  # a copy, in the mode in which it trains; see parts.py
 Transform = Callable[[tuple[Examples, ...], torch.Generator, float], Batch]  # one per stream, draws, progress
 Finish = Callable[[Classifier, Review], Classifier]
+Slower = Callable[[Classifier], dict[nn.Parameter, float]]
 
 
 class Objective(Protocol):
@@ -135,6 +155,14 @@ class Objective(Protocol):
     """
 
     def __call__(self, logits: Tensor, features: Tensor, batch: Batch, progress: float, /) -> Tensor: ...
+
+
+class Following(nn.Module):
+    """An objective that looks at the classifier which it trains, or whose parameters have the size of its features."""
+
+    def begin(self, start: Start) -> None:
+        """Called once, before the first step and before a checkpoint is loaded."""
+        raise NotImplementedError
 
 
 def as_they_come(streams: tuple[Examples, ...], draws: torch.Generator, progress: float) -> Batch:
@@ -165,6 +193,10 @@ class Stage:
     transform: Transform = as_they_come
     finish: Finish | None = None  # of a copy, at every look at validation: what is selected is what it makes
     earlier_may_win: bool = False  # whether validation may prefer the classifier that this stage began with
+    anew: bool = (
+        False  # begins with the untrained classifier instead; `Start.selected` is still that of the stage before
+    )
+    slower: Slower | None = None  # parameters of the classifier that take a fraction of the learning rate
 
 
 class Method(ABC):
@@ -174,9 +206,14 @@ class Method(ABC):
     """
 
     needs_last_layer: ClassVar[bool] = False  # whether the backbone has to end in a linear layer
+    fits_validation: ClassVar[bool] = False  # whether it fits half of the validation images; the other half selects
 
     @abstractmethod
     def stages(self, task: Task) -> list[Stage]: ...
+
+    def final(self, task: Task) -> Finish | None:
+        """What is made of the classifier in the end, once, where the stages alone don't make it."""
+        return None
 
 
 def seed_of_stage(seed: int, number: int) -> int:

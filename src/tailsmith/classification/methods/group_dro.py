@@ -13,8 +13,8 @@ from tailsmith.classification import processes
 from tailsmith.classification.batches import Rows
 from tailsmith.classification.methods.contract import Batch, Method, Stage, Task
 from tailsmith.classification.methods.parts import everything
+from tailsmith.classification.methods.reweighting import strata_of
 from tailsmith.classification.methods.streams import passes
-from tailsmith.errors import UserError
 from tailsmith.settings import check_above_zero
 
 
@@ -28,14 +28,9 @@ class GroupDRO(Method):
         check_above_zero(self, ("eta",), "group_dro:")
 
     def stages(self, task: Task) -> list[Stage]:
-        if (task.groups < 0).any():
-            raise UserError(
-                "method group_dro needs a group for every training image, "
-                f"{(task.groups < 0).sum()} of {len(task.groups)} have none; give the data attributes, or use another "
-                "method"
-            )
+        groups = strata_of(task, "group", "group_dro")
         config = task.settled(task.config)
-        objective = WorstGroups(task.groups, self.eta, config.label_smoothing)
+        objective = WorstGroups(groups, self.eta, config.label_smoothing)
         return [Stage(config, (passes(task.pools, config),), objective, everything)]
 
 

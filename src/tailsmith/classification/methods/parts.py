@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tailsmith.classification.backbones import last_layer
 from tailsmith.classification.classifier import Classifier
+from tailsmith.classification.heads import put_head, replace_layer
 from tailsmith.classification.methods.contract import Prepare, Review, generator
 
 
@@ -44,6 +45,20 @@ def fresh_head(seed: int) -> Prepare:
     return prepare
 
 
+def with_head(head: str, seed: int) -> Prepare:
+    """All of it, behind it another last layer of heads.py with random weights."""
+
+    def prepare(classifier: Classifier) -> Classifier:
+        copied = everything(classifier)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(generator(seed, 0, 0, 4).initial_seed())
+            put_head(copied.module, head)
+        copied.head = head
+        return copied
+
+    return prepare
+
+
 class ScaledLinear(nn.Module):
     """s_c * (w_c f + b_c) with the scales alone to be learned, from 1 (LWS; Kang et al., 2020)."""
 
@@ -69,19 +84,12 @@ def scaled_head(classifier: Classifier) -> Classifier:
     """A scale per class, behind the last linear layer; `fold_scale` takes it out again."""
     copied = frozen(classifier)
     linear = last_layer(copied.module)
-    _replace(copied.module, linear, ScaledLinear(linear))
+    replace_layer(copied.module, linear, ScaledLinear(linear))
     return copied
 
 
 def fold_scale(classifier: Classifier, review: Review) -> Classifier:
     """A finish: the scales of `scaled_head` become part of the last linear layer's weights."""
     for layer in [each for each in classifier.modules() if isinstance(each, ScaledLinear)]:
-        _replace(classifier.module, layer, layer.folded())
+        replace_layer(classifier.module, layer, layer.folded())
     return classifier
-
-
-def _replace(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if child is old and parent is not new:
-                setattr(parent, name, new)
