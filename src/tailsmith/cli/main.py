@@ -1,4 +1,4 @@
-"""The command line: parse, call one function of commands.py or run_commands.py, and say in one line what to mend."""
+"""The command line: parse, call one function of a file of commands, and say in one line what to mend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from jsonargparse import ArgumentParser
 
 from tailsmith import __version__
-from tailsmith.cli import commands, run_commands
+from tailsmith.cli import commands, compare_command, run_commands
 from tailsmith.cli.parsing import INVOCATION, parsed, parser_of
 from tailsmith.cli.user_errors import explained
 from tailsmith.errors import UserError, did_you_mean
@@ -31,6 +31,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "evaluate": commands.evaluate,
     "run": run_commands.run,
     "report": run_commands.report,
+    "compare": compare_command.compare,
     "fit-generator": commands.fit_generator,
     "grid": run_commands.grid,
     "reproduce": run_commands.reproduce,

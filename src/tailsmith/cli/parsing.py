@@ -38,7 +38,7 @@ def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
     """The options of a command, from the signature of its function."""
     hints = get_type_hints(function)
     positional, optional = _parameters(function)
-    places = [f"[{each.name.upper()}]" if _has_default(each) else each.name.upper() for each in positional]
+    places = [_place(each, hints[each.name]) for each in positional]
     usage = " ".join(["tailsmith", name, *places, "[options]"])
     set_loader(YAML, _value, (yaml.YAMLError,))
     parser = ArgumentParser(
@@ -50,7 +50,9 @@ def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
     )
     parser.add_argument("--config", action=ActionConfigFile)
     for each in positional:
-        if _has_default(each):
+        if get_origin(hints[each.name]) is tuple:
+            parser.add_argument(each.name, type=get_args(hints[each.name])[0], nargs="+")
+        elif _has_default(each):
             parser.add_argument(each.name, type=hints[each.name], default=each.default, nargs="?")
         else:
             parser.add_argument(each.name, type=hints[each.name])
@@ -66,6 +68,14 @@ def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
             parser.add_argument(f"--{each.name}", type=hints[each.name], required=True)
     _describe(parser, function)
     return parser
+
+
+def _place(parameter: inspect.Parameter, hint: Any) -> str:
+    """How the usage line shows a positional: one of several as "RUN ..."."""
+    name = parameter.name.upper()
+    if get_origin(hint) is tuple:
+        return f"{name.removesuffix('S')} ..."
+    return f"[{name}]" if _has_default(parameter) else name
 
 
 def _value(text: str) -> Any:
@@ -155,6 +165,8 @@ def parsed(name: str, function: Callable[..., None], argv: list[str]) -> dict[st
             arguments[parameter.name] = from_dict(hint, own)
         elif is_dataclass(hint):
             arguments[parameter.name] = from_dict(hint, given[parameter.name], parameter.name)  # type: ignore[arg-type]
+        elif get_origin(hint) is tuple and parameter.kind is not parameter.KEYWORD_ONLY:
+            arguments[parameter.name] = tuple(map(_expanded, given[parameter.name]))
         else:
             arguments[parameter.name] = _expanded(given[_option(parameter.name)])
     return arguments

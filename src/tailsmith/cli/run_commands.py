@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tailsmith.cli.options import Reading
 from tailsmith.cli.text import arms_text
-from tailsmith.errors import UserError
+from tailsmith.errors import UserError, did_you_mean
 from tailsmith.runs.config import RunConfig
 from tailsmith.studies.grid.config import GridConfig
 
@@ -80,29 +80,42 @@ def report(
 
 
 def reproduce(
-    experiment: str,  # fashion-lt | -groups | -gradients | -feedback | -dose; feedback-sweep | gap | pool
+    experiment: str,  # table-1 ... table-7, figure-5 ... figure-15, gap, pool and others; an unknown one lists them
     *,
     out: Path,  # folder for the run directories
     results: Path,  # JSON file for the numbers
     seeds: tuple[int, ...] = (0, 1, 2),  # of data, classifiers and synthesis together
+    scale: str = "embedded",  # of the paper's tables: tiny (minutes, means nothing) | embedded | full (with --data)
+    data: str | None = None,  # the folder of the benchmark, at full scale
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     command: str = "tailsmith reproduce",
 ) -> None:
-    """Repeat the embedded experiments over seeds; again, it goes on."""
+    """Repeat the paper's tables and figures, or experiments of our own, over seeds; again, it goes on."""
     from tailsmith import devices
     from tailsmith.reproduction.comparison import COMPARISONS, compare_halves
     from tailsmith.reproduction.driver import reproduce
     from tailsmith.reproduction.fashion import EXPERIMENTS
+    from tailsmith.reproduction.paper_results import reproduce_table
+    from tailsmith.reproduction.paper_tables import TABLES
     from tailsmith.reproduction.sweep import sweep
     from tailsmith.reproduction.tables import halves_table, markdown_table
+    from tailsmith.reproduction.worlds import Scale
     from tailsmith.runs.outputs import check_folder, check_json_file
 
-    if experiment not in (known := (*EXPERIMENTS, "feedback-sweep", *COMPARISONS)):
-        raise UserError(f"experiment should be one of {', '.join(known)}, got {experiment!r}")
+    if experiment not in (known := (*TABLES, *EXPERIMENTS, "feedback-sweep", *COMPARISONS)):
+        raise UserError(
+            f"experiment should be one of {', '.join(known)}, got {experiment!r}{did_you_mean(experiment, known)}"
+        )
+    at = Scale(scale, data)
+    if experiment not in TABLES and at != Scale():
+        raise UserError(f"{experiment} has no other scale than embedded; leave out --scale and --data")
     devices.use(device)
     check_folder(out)
     check_json_file(results, ("command", "rows"), "--results")
-    if experiment == "feedback-sweep":
+    if experiment in TABLES:
+        reproduce_table(TABLES[experiment], out, results, seeds, at, command)
+        print(results.with_suffix(".md").read_text(encoding="utf-8"))
+    elif experiment == "feedback-sweep":
         for seed in seeds:
             sweep(out, results, seed, command)
     elif experiment in COMPARISONS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy.typing as npt
 from tailsmith.errors import UserError
 
 Array = npt.NDArray[Any]
+
+BLOCK = 2**22  # entries of a matrix over pairs of images that are in memory at once: 32 MiB
 
 
 def agreement(logits: npt.ArrayLike, labels: npt.ArrayLike) -> float:
@@ -39,8 +42,8 @@ def kernel_distance(features_a: npt.ArrayLike, features_b: npt.ArrayLike) -> flo
     Its expectation is 0 for equal distributions, so small values may be negative.
     """
     a, b = _feature_pair(features_a, features_b, at_least=2)
-    within_a, within_b = _mean_off_diagonal(_cubic_kernel(a, a)), _mean_off_diagonal(_cubic_kernel(b, b))
-    return float(within_a + within_b - 2 * _cubic_kernel(a, b).mean())
+    between = sum(_cubic_kernel(a[rows], b).sum() for rows in _row_blocks(a, b)) / (len(a) * len(b))
+    return float(_mean_kernel_within(a) + _mean_kernel_within(b) - 2 * between)
 
 
 def density_coverage(real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5) -> tuple[float, float]:
@@ -51,19 +54,42 @@ def density_coverage(real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5) -> tu
     """
     real_features, fake_features = _feature_pair(real, fake, at_least=1)
     radii = _neighbour_distances(real_features, k)
-    inside = _distances(real_features, fake_features) < radii[:, None]  # [R, F]
-    return float(inside.sum() / (k * len(fake_features))), float(inside.any(axis=1).mean())
+    pairs, covered = 0, 0
+    for rows in _row_blocks(real_features, fake_features):
+        inside = _distances(real_features[rows], fake_features) < radii[rows, None]
+        pairs += int(inside.sum())
+        covered += int(inside.any(axis=1).sum())
+    return pairs / (k * len(fake_features)), covered / len(real_features)
+
+
+def precision_recall(real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5) -> tuple[float, float]:
+    """Improved precision and recall of Kynkäänniemi et al. (2019).
+
+    Balls reach to the k-th nearest neighbour of the same kind. Precision is the share of fakes in any ball around a
+    real image; recall is the share of real images in any ball around a fake.
+    """
+    real_features, fake_features = _feature_pair(real, fake, at_least=1)
+    real_radii, fake_radii = _neighbour_distances(real_features, k), _neighbour_distances(fake_features, k)
+    precise, recalled = np.zeros(len(fake_features), dtype=bool), 0
+    for rows in _row_blocks(real_features, fake_features):
+        distances = _distances(real_features[rows], fake_features)
+        precise |= (distances < real_radii[rows, None]).any(axis=0)
+        recalled += int((distances < fake_radii).any(axis=1).sum())
+    return float(precise.mean()), recalled / len(real_features)
 
 
 def compare(real: npt.ArrayLike, fake: npt.ArrayLike, k: int = 5) -> dict[str, float]:
     """All distances of two sets of features by name; NaN for what needs more images than there are."""
     real_features, fake_features = _feature_pair(real, fake, at_least=0)
-    found = dict.fromkeys(("frechet_distance", "kernel_distance", "density", "coverage"), float("nan"))
+    names = ("frechet_distance", "kernel_distance", "precision", "recall", "density", "coverage")
+    found = dict.fromkeys(names, float("nan"))
     if min(len(real_features), len(fake_features)) >= 2:
         found["frechet_distance"] = frechet_distance(real_features, fake_features)
         found["kernel_distance"] = kernel_distance(real_features, fake_features)
     if len(real_features) > k and len(fake_features):
         found["density"], found["coverage"] = density_coverage(real_features, fake_features, k)
+    if min(len(real_features), len(fake_features)) > k:
+        found["precision"], found["recall"] = precision_recall(real_features, fake_features, k)
     return found
 
 
@@ -75,10 +101,22 @@ def _covariance_root(features: Array) -> Array:
 
 def _neighbour_distances(features: Array, k: int) -> Array:
     """[N, D] -> [N]: the distance to the k-th nearest other row."""
-    if not 1 <= k < len(features):
-        raise UserError(f"k should be in 1..{len(features) - 1} for {len(features)} images, got {k}")
-    kth: Array = np.partition(_distances(features, features), k, axis=1)[:, k]  # column 0 is the row itself
+    if k < 1:
+        raise UserError(f"k should be at least 1, got {k}")
+    if len(features) <= k:
+        raise UserError(
+            f"k={k} neighbours need at least {k + 1} images on a side, got {len(features)}; give more, or a smaller k"
+        )
+    kth = np.empty(len(features))
+    for rows in _row_blocks(features, features):
+        kth[rows] = np.partition(_distances(features[rows], features), k, axis=1)[:, k]  # column 0 is the row itself
     return kth
+
+
+def _row_blocks(a: Array, b: Array) -> Iterator[slice]:
+    """Rows of `a` whose pairs with all of `b` fit into a block."""
+    step = max(1, BLOCK // max(1, len(b)))
+    return (slice(start, min(start + step, len(a))) for start in range(0, len(a), step))
 
 
 def _distances(a: Array, b: Array) -> Array:
@@ -89,13 +127,17 @@ def _distances(a: Array, b: Array) -> Array:
 
 
 def _cubic_kernel(a: Array, b: Array) -> Array:
-    kernel: Array = (a @ b.T / a.shape[1] + 1) ** 3
-    return kernel
+    base: Array = a @ b.T / a.shape[1] + 1
+    return base * base * base  # eight times as fast as ** 3
 
 
-def _mean_off_diagonal(square: Array) -> float:
-    n = len(square)
-    return float((square.sum() - np.trace(square)) / (n * (n - 1)))
+def _mean_kernel_within(features: Array) -> float:
+    """Of all pairs of two rows."""
+    n, total = len(features), 0.0
+    for rows in _row_blocks(features, features):
+        kernel = _cubic_kernel(features[rows], features)
+        total += float(kernel.sum() - np.trace(kernel, offset=rows.start))
+    return total / (n * (n - 1))
 
 
 def _feature_pair(a: npt.ArrayLike, b: npt.ArrayLike, at_least: int) -> tuple[Array, Array]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from tailsmith.experiment import World
 from tailsmith.files import write_json
 from tailsmith.generation.generator import load_generator
 from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.metrics.paired import mean_paired_interval
+from tailsmith.metrics.seeds import paired_over_seeds
 from tailsmith.reproduction.driver import seeded, world_of
 from tailsmith.reproduction.fashion import LT
 from tailsmith.reproduction.gap import gap_halves
@@ -75,16 +75,14 @@ def differences(
 def _difference(
     pairs: Sequence[tuple[Sequence[AccuracyTable], Sequence[AccuracyTable]]], keys: Sequence[str]
 ) -> dict[str, Any]:
-    means = [np.diff([np.mean([t.cell(*keys)["accuracy"] for t in side]) for side in pair])[0] for pair in pairs]
+    base, other = (
+        np.array([np.mean([t.cell(*keys)["accuracy"] for t in pair[side]]) for pair in pairs]) for side in (0, 1)
+    )
     before, after = ([table for pair in pairs for table in pair[side]] for side in (0, 1))
-    low, high = mean_paired_interval(before, after, keys)
-    reach = float("nan")
-    if len(means) > 1:
-        reach = float(stats.t.ppf(0.975, len(means) - 1) * np.std(means, ddof=1) / np.sqrt(len(means)))
-    mean = float(np.mean(means))
+    found, (low, high) = paired_over_seeds(base, other), mean_paired_interval(before, after, keys)
     return {
-        "mean": round(mean, 2),
-        "by_seed": [round(float(each), 2) for each in means],
-        "over_seeds": [round(mean - reach, 2), round(mean + reach, 2)],
+        "mean": round(found.mean, 2),
+        "by_seed": [round(float(each), 2) for each in other - base],
+        "over_seeds": [round(found.low, 2), round(found.high, 2)],
         "over_images": [round(low, 2), round(high, 2)],
     }

@@ -36,6 +36,15 @@ _SHOTS = ("overall", "many", "medium", "few")
 
 LT = RunConfig(data="fashion-lt", target=150, arms=_ARMS, synthesis=_SYNTHESIS, **_COMMON)
 
+GROUPS = RunConfig(  # the prompt names the context, every group is topped up
+    data="fashion-groups",
+    target=16,
+    per="group",
+    arms=_ARMS,
+    synthesis=replace(_SYNTHESIS, prompt="{label} in {attribute}"),
+    **_COMMON,
+)
+
 # Does the default feedback help?
 FEEDBACK = replace(
     LT,
@@ -64,14 +73,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "fashion-groups": Experiment(
         {
-            "": RunConfig(  # known groups: the prompt names the context, every group is topped up
-                data="fashion-groups",
-                target=16,
-                per="group",
-                arms=_ARMS,
-                synthesis=replace(_SYNTHESIS, prompt="{label} in {attribute}"),
-                **_COMMON,
-            ),
+            "": GROUPS,  # known groups
             "_hidden": RunConfig(  # hidden groups: as many images, planned per class, no context named
                 data="fashion-groups",
                 target=230,

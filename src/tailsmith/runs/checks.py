@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.methods import method_of
 from tailsmith.classification.methods.contract import HeldOut, Task
 from tailsmith.classification.training import check_train_config, untrained_classifier
@@ -15,6 +16,8 @@ from tailsmith.generation.generator import Generator
 from tailsmith.runs.config import RunConfig, arms_of, sets_of, train_config
 from tailsmith.runs.studied import study_settings
 from tailsmith.synthesis.planning import checked_settings, missing
+
+Labels = npt.NDArray[np.int64]
 
 
 def check_run(config: RunConfig, dataset: Dataset) -> None:
@@ -38,30 +41,30 @@ def check_run(config: RunConfig, dataset: Dataset) -> None:
 
 def _check_methods(config: RunConfig, dataset: Dataset) -> None:
     """ValueError where an arm's method can't be trained on such rows."""
-    real, validation = dataset.split("train"), dataset.split("val")
+    nothing = np.zeros(0, dtype=np.int64)
     for arm in arms_of(config):
         training = train_config(config, arm)
         check_train_config(training)
-        labels, groups = real.labels, real.groups
-        if arm.set is not None:
-            added, added_groups = _planned(config, dataset)
-            labels, groups = np.concatenate([labels, added]), np.concatenate([groups, added_groups])
-        is_synthetic = np.arange(len(labels)) >= len(real)
-        method = method_of(training.method)
-        task = Task(
-            training,
-            labels,
-            groups,
-            is_synthetic,
-            dataset.class_names,
-            num_attributes=len(dataset.attribute_names),
-            has_validation=len(validation) > 0,
-            held_out=HeldOut(validation.labels, validation.groups) if len(validation) > 1 else None,
-        )
-        method.stages(task)
+        added = (nothing, nothing) if arm.set is None else _planned(config, dataset)
+        method_of(training.method).stages(task_of(training, dataset, *added))
 
 
-def _planned(config: RunConfig, dataset: Dataset) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def task_of(training: TrainConfig, dataset: Dataset, labels: Labels, groups: Labels) -> Task:
+    """What a method is told of real training images and of as many synthetic ones as there are labels and groups."""
+    real, validation = dataset.split("train"), dataset.split("val")
+    return Task(
+        training,
+        np.concatenate([real.labels, labels]),
+        np.concatenate([real.groups, groups]),
+        np.arange(len(real) + len(labels)) >= len(real),
+        dataset.class_names,
+        num_attributes=len(dataset.attribute_names),
+        has_validation=len(validation) > 0,
+        held_out=HeldOut(validation.labels, validation.groups) if len(validation) > 1 else None,
+    )
+
+
+def _planned(config: RunConfig, dataset: Dataset) -> tuple[Labels, Labels]:
     """Label and group of each image that a set will have, [n] each; group -1 where the plan is per class."""
     lacking = missing(dataset, config.target, config.per)
     which = np.repeat(np.arange(lacking.size), lacking.ravel())

@@ -14,6 +14,7 @@ from tailsmith.data.dataset import Dataset
 from tailsmith.data.images import Images
 from tailsmith.metrics.nearness import neighbours, probe, simple_statistics
 from tailsmith.metrics.samples import agreement, compare, density_coverage
+from tailsmith.studies.features import FeatureExtractor
 from tailsmith.synthesis.prediction import predict
 
 MOST = 4000  # images a side: all distances between them are computed
@@ -45,6 +46,21 @@ class Nearness:
 
 
 @dataclass(frozen=True)
+class _Eyes:
+    """What images are looked at with."""
+
+    judge: Classifier | None
+    features: FeatureExtractor | None  # None = the judge's
+
+    @property
+    def name(self) -> str:
+        """Of the features."""
+        if self.features is not None:
+            return self.features.name
+        return f"thumbnails of {THUMBNAIL} x {THUMBNAIL} pixels" if self.judge is None else "the judge's"
+
+
+@dataclass(frozen=True)
 class _Side:
     """Images of one kind, as they are compared."""
 
@@ -58,17 +74,26 @@ class _Side:
         return chosen
 
 
-def nearness(synthetic: Dataset, real: Dataset, judge: Classifier | None = None, *, seed: int = 0) -> Nearness:
+def nearness(
+    synthetic: Dataset,
+    real: Dataset,
+    judge: Classifier | None = None,
+    *,
+    features: FeatureExtractor | None = None,
+    seed: int = 0,
+) -> Nearness:
     """Compare a synthetic set with the training and validation images of its classes, never with test images.
 
     Probes and distances see as many real as synthetic images of each class, so that they measure the images and not the
     mix of classes; of each side up to 4,000 are drawn, with `seed`. `judge`: a classifier that says whether images show
-    their class, and whose features distances are measured in; without one these are thumbnails of 16 x 16 pixels.
+    their class, and whose features distances are measured in, unless `features` gives others; without either these are
+    thumbnails of 16 x 16 pixels.
     """
     rng = np.random.default_rng(seed)
     usable = (real.table["split"].to_numpy() != "test") & np.isin(real.labels, synthetic.labels)
-    made = _side(synthetic, np.arange(len(synthetic)), judge, rng)
-    known = _side(real, np.flatnonzero(usable), judge, rng)
+    eyes = _Eyes(judge, features)
+    made = _side(synthetic, np.arange(len(synthetic)), eyes, rng)
+    known = _side(real, np.flatnonzero(usable), eyes, rng)
     left, right = _matched(known.images.labels, made.images.labels, rng)
     size = _common_size(known.images, made.images)
     by_statistics = probe(
@@ -78,7 +103,7 @@ def nearness(synthetic: Dataset, real: Dataset, judge: Classifier | None = None,
         "images": len(synthetic),
         "real_images": int(usable.sum()),
         "compared": len(left),
-        "features": "the judge's" if judge is not None else f"thumbnails of {THUMBNAIL} x {THUMBNAIL} pixels",
+        "features": eyes.name,
         "probe_accuracy": by_statistics.accuracy,
         "probe_accuracy_features": probe(known.features[left], made.features[right]).accuracy,
         **compare(known.features[left], made.features[right]),
@@ -104,14 +129,18 @@ def nearness(synthetic: Dataset, real: Dataset, judge: Classifier | None = None,
     return Nearness(overall, classes, looks, nearest)
 
 
-def _side(dataset: Dataset, rows: Rows, judge: Classifier | None, rng: np.random.Generator) -> _Side:
+def _side(dataset: Dataset, rows: Rows, eyes: _Eyes, rng: np.random.Generator) -> _Side:
     rows = rows if len(rows) <= MOST else np.sort(rng.choice(rows, MOST, replace=False))
     images = dataset.select(rows)
-    if judge is None or not len(images):
+    judged = predict(eyes.judge, images) if eyes.judge is not None and len(images) else None
+    if eyes.features is not None and len(images):
+        features = eyes.features(images)
+    elif judged is not None:
+        features = judged.features.double().numpy()
+    else:
         pixels = Images(images, THUMBNAIL, cache_budget=0)[:].numpy().astype(np.float64) / 255
-        return _Side(images, rows, pixels.reshape(len(images), -1), None)
-    logits, features = predict(judge, images)
-    return _Side(images, rows, features.double().numpy(), logits.double().numpy())
+        features = pixels.reshape(len(images), -1)
+    return _Side(images, rows, features, None if judged is None else judged.logits.double().numpy())
 
 
 def _common_size(*sides: Dataset) -> int:

@@ -197,6 +197,12 @@ class Stage:
         False  # begins with the untrained classifier instead; `Start.selected` is still that of the stage before
     )
     slower: Slower | None = None  # parameters of the classifier that take a fraction of the learning rate
+    rows_per_image: int = 1  # that a stream gives for each image of the batch, where `transform` makes one of several
+
+    @property
+    def images_seen(self) -> int:
+        """Views of images that all its steps read."""
+        return self.config.steps * self.config.batch_size * len(self.streams) * self.views * self.rows_per_image
 
 
 class Method(ABC):

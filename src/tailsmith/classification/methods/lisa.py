@@ -40,9 +40,8 @@ class LISA(Method):
         config = task.settled(task.config)
         mixing = PairMixing(self.alpha, len(task.class_names))
         objective = softmax(task, config, "erm")
-        return [
-            Stage(config, (lambda _: Pairs(task, config, self.same_label),), objective, everything, transform=mixing)
-        ]
+        stream = lambda _: Pairs(task, config, self.same_label)  # noqa: E731
+        return [Stage(config, (stream,), objective, everything, transform=mixing, rows_per_image=2)]
 
 
 class Pairs:

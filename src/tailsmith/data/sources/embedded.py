@@ -100,11 +100,16 @@ def load_embedded(task: str, *, seed: int = 0, counts: Sequence[int] | NDArray[n
         raise UserError(f"counts for {task} should have shape {shape}, got {wanted.shape}")
     photographs = load_photographs()
     rows, contexts = _training_rows(photographs, wanted, seed)
-    parts = [_rendered(photographs, rows, contexts, "train")]
-    for code, split in ((1, "val"), (2, "test")):
-        balanced = np.flatnonzero(photographs.split == code)
-        parts.append(_rendered(photographs, balanced, np.arange(len(balanced)) % len(CONTEXTS), split))
+    parts = [_rendered(photographs, rows, contexts, "train"), _balanced("val"), _balanced("test")]
     return Dataset.concatenate([Dataset(part.table, CLASS_NAMES, CONTEXTS, task, LICENCE) for part in parts])
+
+
+@lru_cache(maxsize=2)
+def _balanced(split: str) -> Dataset:
+    """The validation or test images, which all tasks and seeds have in common."""
+    photographs = load_photographs()
+    rows = np.flatnonzero(photographs.split == {"val": 1, "test": 2}[split])
+    return _rendered(photographs, rows, np.arange(len(rows)) % len(CONTEXTS), split)
 
 
 def _training_rows(

@@ -1,0 +1,220 @@
+"""The paper's tables: that each declaration can be run, that one is run, goes on and shares what it made."""
+
+import functools
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tailsmith import experiment
+from tailsmith.classification.config import TrainConfig
+from tailsmith.classification.methods import METHODS
+from tailsmith.data.sources.embedded import load_embedded
+from tailsmith.files import read_json
+from tailsmith.metrics.seeds import paired_over_seeds
+from tailsmith.reproduction.bench import Bench
+from tailsmith.reproduction.paper_results import figure, markdown, reproduce_table, write_results
+from tailsmith.reproduction.paper_tables import TABLES
+from tailsmith.reproduction.rows import PaperTable, Result, Row
+from tailsmith.reproduction.worlds import EMBEDDED, SETS, Scale
+from tailsmith.runs.arms import SETS as USUAL
+from tailsmith.runs.checks import check_run, task_of
+from tailsmith.runs.config import synthesis_of
+from tailsmith.settings import changed
+from tailsmith.synthesis import fulfilment
+
+ROOT = Path(__file__).parents[1]
+PAPER = ROOT.parent / "shared" / "paper"
+
+
+embedded = functools.cache(load_embedded)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_a_declared_table_can_be_trained(name):
+    table, scale = TABLES[name], Scale("tiny")
+    world = scale.world(table.world)
+    assert table.baseline in [row.label for row in table.rows]
+    assert len({row.label for row in table.rows}) == len({row.arm.name for row in table.rows}) == len(table.rows)
+    arms = []
+    for row in table.rows:
+        if row.set is not None:
+            assert row.set in {**USUAL, **SETS}
+            synthesis_of(world, row.set)
+        assert set(row.paper) <= {*table.columns}
+        parts = [scale.method(row.method)] if row.method else []
+        arm = "+".join([*parts, *([row.set] if row.set else [])])
+        if row.training:
+            changes = {part: changed(getattr(world, part), row.training) for part in ("real", "mixed")}
+            check_run(replace(world, arms=("erm", arm), **changes), embedded(world.data))
+        else:
+            arms.append(arm)
+    check_run(replace(world, arms=tuple(dict.fromkeys(["erm", *arms]))), embedded(world.data))
+
+
+@pytest.mark.parametrize("benchmark", EMBEDDED)
+def test_the_full_scale_is_the_recipe_of_the_benchmark(benchmark):
+    world = Scale("full", data="images").world(benchmark)
+    assert world.generator == "sd2.1-unclip" and world.data == "images"
+    assert world.per == ("group" if benchmark == "nico++" else "class")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("big", None, "scale should be one of tiny, embedded, full, got 'big'"),
+        ("full", None, "scale full needs the benchmark's images: name their folder with --data"),
+        ("tiny", "images", "--data is for --scale full; scale tiny has its own images"),
+    ],
+)
+def test_a_scale_that_can_not_be_is_refused(name, data, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Scale(name, data)
+
+
+def test_tiny_stages_are_short_and_keep_the_other_settings():
+    scale = Scale("tiny")
+    assert scale.method("crt:head_learning_rate=0.3,head_steps=250") == "crt:head_learning_rate=0.3,head_steps=4"
+    assert scale.method("lws") == "lws:scale_steps=4" and scale.method("erm") == "erm"
+    assert Scale().method("crt:head_steps=250") == "crt:head_steps=250"
+
+
+# ----------------------------------------------------------------------------------------------------------
+# Run.
+
+TWO = PaperTable(
+    "Two ways",
+    "imagenet-lt",
+    (
+        Row("real", "erm", paper={"few": 8.15}),
+        Row("text", set="text"),
+        Row("text, cross-entropy", set="text", training={"alpha": 0.0}),
+        Row("more text", set="text", target=8),
+    ),
+    ("overall", "few", "validation.few", "samples.coverage"),
+    baseline="real",
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tables")
+    results = reproduce_table(TWO, folder / "out", folder / "two.json", (3,), Scale("tiny"), "the command")
+    return folder, results
+
+
+def test_a_table_is_run_to_json_markdown_and_figure(made):
+    _, results = made
+    content = read_json(results)
+    assert content["command"] == "the command" and content["scale"] == "tiny"
+    assert [row["row"] for row in content["rows"]] == [row.label for row in TWO.rows]
+    real, text, plain, more = content["rows"]
+    assert text["synthetic_images"] == plain["synthetic_images"] == more["synthetic_images"] == 2  # tiny has one target
+    assert real["synthetic_images"] == 0 and real["images_seen"] == text["images_seen"] == 8 * 16
+    assert len({row["config_sha256"] for row in content["rows"]}) >= 3
+    assert all(
+        0 <= row["test"]["overall"] <= 100 and 0 <= row["validation"]["overall"] <= 100 for row in content["rows"]
+    )
+    assert text["test"] != plain["test"] and "judge_agreement" in text["samples"]
+    assert real["n"]["overall"] == 4800 and real["n"]["few"] < 4800
+    lines = results.with_suffix(".md").read_text().splitlines()
+    assert (
+        lines[0] == "# Two ways"
+        and "(8.15)" in lines[6]
+        and lines[4].endswith("| overall | few | val. few | coverage |")
+    )
+    assert results.with_suffix(".svg").read_text().startswith("<svg")
+    assert set(content["differences"]) == {"text", "text, cross-entropy", "more text"}
+
+
+def test_it_goes_on_and_trains_nothing_twice(made, monkeypatch):
+    folder, results = made
+    before = read_json(results)
+    monkeypatch.setattr(experiment, "train", pytest.fail)
+    monkeypatch.setattr(fulfilment, "render", pytest.fail)
+    other = replace(TWO, rows=TWO.rows[:2], title="Another table of the same arms")
+    again = reproduce_table(other, folder / "out", folder / "again.json", (3,), Scale("tiny"), "")
+    assert read_json(again)["rows"] == before["rows"][:2]
+
+
+def test_a_set_of_another_target_lies_apart(made):
+    folder, _ = made
+    bench = Bench.open("imagenet-lt", Scale("tiny"), 3, folder / "out", pytest.fail, "")
+    assert {each.name for each in (bench.world.directory.path / "synthetic").iterdir()} == {"text", "text.8"}
+
+
+# ----------------------------------------------------------------------------------------------------------
+# What is written.
+
+
+def rows(label: str, few: list[float | None]) -> list[Result]:
+    return [
+        Result(
+            label,
+            arm=label,
+            seed=seed,
+            test={"overall": 50.0 + seed, "few": each},
+            n={"overall": 4800},
+            validation={"few": 1.0},
+            images_seen=64_000,
+            synthetic_images=788,
+            config_sha256="",
+            samples={"coverage": 0.25, "judge_agreement": 0.5},
+        )
+        for seed, each in enumerate(few)
+    ]
+
+
+def test_differences_are_paired_over_the_seeds_that_both_have(tmp_path):
+    table = replace(TWO, rows=TWO.rows[:2], columns=("few",))
+    found = [*rows("real", [10, 20, 33]), *rows("text", [15, 21, 40, 90])]
+    write_results(table, found, tmp_path / "x.json", Scale(), "")
+    expected = paired_over_seeds([10, 20, 33], [15, 21, 40])
+    kept = read_json(tmp_path / "x.json")["differences"]["text"]["few"]
+    assert kept["mean"] == pytest.approx(expected.mean, abs=1e-4) and kept["low"] == pytest.approx(
+        expected.low, abs=1e-4
+    )
+    assert kept["n"] == 3
+
+
+def test_what_is_missing_is_a_dash_and_a_nan_and_fractions_are_shown_as_percent():
+    table = replace(TWO, columns=("few", "worst_group", "samples.coverage", "samples.judge_agreement"))
+    text = markdown(table, [*rows("real", [10, 20]), *rows("text", [None, 20])])
+    assert "| real | 788 | 64,000 | 15.0 ± 7.1 (8.15) | – | 0.25 ± 0.00 | 50.0 ± 0.0 |" in text
+    assert "| text | 788 | 64,000 | – | – |" in text and "more text" not in text
+    assert math.isnan(rows("text", [None])[0].value("few")) and rows("text", [3])[0].value("samples.coverage") == 0.25
+
+
+@pytest.mark.parametrize("kind", ["bars", "lines"])
+def test_a_figure_is_drawn_of_one_seed_and_of_several(kind):
+    table = replace(TWO, figure=kind, columns=("overall", "few"))
+    for few in ([10], [10, 20]):
+        drawn = figure(table, [*rows("real", few), *rows("text", few)])
+        assert drawn.startswith("<svg") and "nan" not in drawn.lower()
+
+
+def test_methods_of_two_streams_or_views_see_twice_the_images():
+    dataset = embedded("fashion-groups")
+    config = TrainConfig(steps=10, batch_size=8)
+    nothing = np.zeros(0, dtype=np.int64)
+    seen = {}
+    for name, method in METHODS.items():
+        stages = method().stages(task_of(replace(config, method=name), dataset, nothing, nothing))
+        seen[name] = sum(stage.images_seen for stage in stages)
+    assert {name for name, each in seen.items() if each == 160} == {"cmo", "glmc", "paco", "lisa"}
+    assert seen["crt"] == 80 + 500 * 8 and seen["jtt"] == seen["fill_up"] == seen["erm"] == 80
+
+
+@pytest.mark.skipif(not PAPER.is_dir(), reason="the paper's text isn't here")
+def test_the_papers_numbers_are_in_the_paper():
+    text = "".join(each.read_text() for each in PAPER.glob("*.txt"))
+    numbers = set(re.findall(r"\d+\.\d+|\d+", text))
+    own = {"DPE"}  # of another paper
+    for table in TABLES.values():
+        for row in table.rows:
+            for number in row.paper.values():
+                if row.label not in own and not np.isnan(number):
+                    assert any(float(each) == number for each in numbers), (table.title, row.label, number)
