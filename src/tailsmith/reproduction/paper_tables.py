@@ -159,6 +159,18 @@ TABLES: Mapping[str, PaperTable] = {
         baseline="150",
         figure="lines",
     ),
+    "dose": PaperTable(
+        "More of the same, unguided",
+        "imagenet-lt",
+        (
+            Row("0", "balanced_softmax"),
+            Row("150", set="image_text"),
+            Row("500", set="image_text", target=500),
+        ),
+        SHOTS,
+        baseline="150",
+        figure="lines",
+    ),
     "figure-15": PaperTable(
         "Figure 15: accuracy against the weight of balanced softmax",
         "imagenet-lt",

@@ -52,11 +52,17 @@ def halves_table(results: Path) -> str:
         cells = [_spread([each[0]["samples"].get(key) for each in seeds], scale=100) for key in facts]
         for cell in ("overall", "few"):
             cells.append(_spread([float(np.mean([row["test"][cell] for row in each])) for each in seeds]))
-        few = found.get(name, {}).get("few")
-        low, high = few["over_seeds"] if few else (None, None)
-        cells.append(f"{few['mean']:+.1f} ({low:+.1f} to {high:+.1f})" if few else "–")
+        cells.append(_difference(found.get(name, {}).get("few")))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _difference(cell: Mapping[str, Any] | None) -> str:
+    """With its interval, where there are seeds enough for one."""
+    if cell is None:
+        return "–"
+    low, high = cell["over_seeds"]
+    return f"{cell['mean']:+.1f}" + (f" ({low:+.1f} to {high:+.1f})" if low is not None else "")
 
 
 def _spread(values: Sequence[float | None], scale: float = 1.0) -> str:
