@@ -264,7 +264,7 @@ def test_unknown_key_in_yaml(pets: Path, tmp_path: Path, capsys: Capture) -> Non
         (["grid", "d", "--out", "o", "--dropouts", "a"], ("dropouts should be a list of float, got 'a'",)),
         (["plan", "d", "--synthesis.feedback_steps=a"], ("feedback.steps should be a list of int | None, got",)),
         (["run", "photos", "--out", "o"], ("unrecognized arguments: photos, did you mean --data photos?",)),
-        (["reproduce", "f", "--out", "o", "--results", "r"], ("fashion-groups, feedback-sweep, gap, pool, got 'f'",)),
+        (["reproduce", "f", "--out", "o", "--results", "r"], ("table-1, table-2", "gap, pool, got 'f'")),
         (["run", "--out", "o", "--real.steps=-1"], ("steps should be above 0, got -1",)),
         (["run", "--out", "o", "--arms", "erm,magic"], ("arms should be among", "'feedback_entropy'", "got 'magic'")),
         (["run", "--out", "o", "--per", "clas"], ("per should be 'class' or 'group', got 'clas'",)),

@@ -16,6 +16,9 @@ from tailsmith.data.sources.embedded import load_embedded
 from tailsmith.files import read_json
 from tailsmith.metrics.seeds import paired_over_seeds
 from tailsmith.reproduction.bench import Bench
+from tailsmith.reproduction.cost_table import ROWS
+from tailsmith.reproduction.named import PAPER, Reproduction, experiment_of
+from tailsmith.reproduction.paper_figures import FIGURES
 from tailsmith.reproduction.paper_results import figure, markdown, reproduce_table, write_results
 from tailsmith.reproduction.paper_tables import TABLES
 from tailsmith.reproduction.rows import PaperTable, Result, Row
@@ -24,10 +27,11 @@ from tailsmith.runs.arms import SETS as USUAL
 from tailsmith.runs.checks import check_run, task_of
 from tailsmith.runs.config import synthesis_of
 from tailsmith.settings import changed
+from tailsmith.studies.grid.plan import grid_axes
 from tailsmith.synthesis import fulfilment
 
 ROOT = Path(__file__).parents[1]
-PAPER = ROOT.parent / "shared" / "paper"
+TEXT = ROOT.parent / "shared" / "paper"
 
 
 embedded = functools.cache(load_embedded)
@@ -146,6 +150,41 @@ def test_a_set_of_another_target_lies_apart(made):
     assert {each.name for each in (bench.world.directory.path / "synthetic").iterdir()} == {"text", "text.8"}
 
 
+@pytest.mark.parametrize("name", ["table-4", "figure-11"])
+def test_costs_and_pictures_are_made_on_the_bench_of_the_tables(name, made):
+    folder, _ = made
+    asked = Reproduction(folder / "out", folder / f"{name}.json", (3,), Scale("tiny"), "the command")
+    said = PAPER[name](asked)
+    content = read_json(asked.results)
+    assert content["command"] == "the command" and content["scale"] == "tiny"
+    if name == "table-4":
+        assert [row["row"] for row in content["rows"]] == list(ROWS) and "| LDM-FG (Entropy) |" in said
+        assert all(len(row["seconds"]) == 9 and min(row["seconds"]) > 0 for row in content["rows"])
+    else:
+        assert asked.results.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        # The two rarest classes, four guidance scales, four feedback scales
+        assert len(content["rows"]) == 2 * 4 * 4 and {row["criterion"] for row in content["rows"]} == {"entropy"}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_declared_figure_is_one_that_a_grid_draws(name):
+    figure = FIGURES[name]
+    assert figure.world in EMBEDDED
+    drawn = {"conditioning", "dropout", *(f"guidance-feedback-{each}" for each in figure.grid.criteria)}
+    assert figure.picture in drawn
+    grid_axes(embedded(EMBEDDED[figure.world].data), figure.grid)
+
+
+def test_an_unknown_experiment_lists_those_there_are_and_ours_have_one_scale():
+    with pytest.raises(
+        ValueError, match=r"experiment should be one of table-1, table-2, .*figure-13.*, pool, got 'tabl"
+    ):
+        experiment_of("tabl-1", Scale())
+    with pytest.raises(ValueError, match="gap has no other scale than embedded; leave out --scale and --data"):
+        experiment_of("gap", Scale("tiny"))
+    assert experiment_of("table-1", Scale("tiny")) is PAPER["table-1"]
+
+
 # ----------------------------------------------------------------------------------------------------------
 # What is written.
 
@@ -208,9 +247,9 @@ def test_methods_of_two_streams_or_views_see_twice_the_images():
     assert seen["crt"] == 80 + 500 * 8 and seen["jtt"] == seen["fill_up"] == seen["erm"] == 80
 
 
-@pytest.mark.skipif(not PAPER.is_dir(), reason="the paper's text isn't here")
+@pytest.mark.skipif(not TEXT.is_dir(), reason="the paper's text isn't here")
 def test_the_papers_numbers_are_in_the_paper():
-    text = "".join(each.read_text() for each in PAPER.glob("*.txt"))
+    text = "".join(each.read_text() for each in TEXT.glob("*.txt"))
     numbers = set(re.findall(r"\d+\.\d+|\d+", text))
     own = {"DPE"}  # of another paper
     for table in TABLES.values():

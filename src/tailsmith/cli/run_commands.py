@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tailsmith.cli.options import Reading
 from tailsmith.cli.text import arms_text
-from tailsmith.errors import UserError, did_you_mean
+from tailsmith.errors import UserError
 from tailsmith.runs.config import RunConfig
 from tailsmith.studies.grid.config import GridConfig
 
@@ -92,38 +92,18 @@ def reproduce(
 ) -> None:
     """Repeat the paper's tables and figures, or experiments of our own, over seeds; again, it goes on."""
     from tailsmith import devices
-    from tailsmith.reproduction.comparison import COMPARISONS, compare_halves
-    from tailsmith.reproduction.driver import reproduce
-    from tailsmith.reproduction.fashion import EXPERIMENTS
-    from tailsmith.reproduction.paper_results import reproduce_table
-    from tailsmith.reproduction.paper_tables import TABLES
-    from tailsmith.reproduction.sweep import sweep
-    from tailsmith.reproduction.tables import halves_table, markdown_table
+    from tailsmith.reproduction.named import Reproduction, experiment_of
     from tailsmith.reproduction.worlds import Scale
     from tailsmith.runs.outputs import check_folder, check_json_file
 
-    if experiment not in (known := (*TABLES, *EXPERIMENTS, "feedback-sweep", *COMPARISONS)):
-        raise UserError(
-            f"experiment should be one of {', '.join(known)}, got {experiment!r}{did_you_mean(experiment, known)}"
-        )
-    at = Scale(scale, data)
-    if experiment not in TABLES and at != Scale():
-        raise UserError(f"{experiment} has no other scale than embedded; leave out --scale and --data")
+    asked = Reproduction(out, results, seeds, Scale(scale, data), command)
+    run_experiment = experiment_of(experiment, asked.scale)
+    if not seeds:
+        raise UserError("reproduce needs at least one seed, got none; give --seeds [0]")
     devices.use(device)
     check_folder(out)
     check_json_file(results, ("command", "rows"), "--results")
-    if experiment in TABLES:
-        reproduce_table(TABLES[experiment], out, results, seeds, at, command)
-        print(results.with_suffix(".md").read_text(encoding="utf-8"))
-    elif experiment == "feedback-sweep":
-        for seed in seeds:
-            sweep(out, results, seed, command)
-    elif experiment in COMPARISONS:
-        compare_halves(COMPARISONS[experiment], out, results, seeds, command)
-        print(halves_table(results))
-    else:
-        reproduce(EXPERIMENTS[experiment], out, results, seeds, command)
-        print(markdown_table(results, EXPERIMENTS[experiment].columns))
+    print(run_experiment(asked))
     print(f"Results: {results}")
 
 
