@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tailsmith.classification.backbones import RESNET_SMALL, create_backbone, last_layer
 from tailsmith.classification.config import TrainConfig
@@ -58,6 +58,19 @@ def test_files_that_do_not_hold_the_weights_are_refused(weights, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             create_backbone(name, 3, pretrained_file=str(path))
+
+
+def test_a_file_that_lacks_weights_is_refused_rather_than_filled_up_at_random(weights, tmp_path):
+    stored = load_file(weights)
+    some = {name: value for name, value in stored.items() if not name.startswith("layer2.0.conv1")}
+    save_file(some, tmp_path / "some.safetensors")
+    save_file({f"student.{name}": value for name, value in stored.items()}, tmp_path / "prefixed.safetensors")
+    for name, message in (
+        ("some", "lacks 1 of the weights of test_resnet, the first is layer2.0.conv1.weight"),
+        ("prefixed", r"lacks \d+ of the weights of test_resnet, the first is conv1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            create_backbone("test_resnet", 3, pretrained_file=str(tmp_path / f"{name}.safetensors"))
 
 
 def test_models_and_tags_without_weights_are_refused():

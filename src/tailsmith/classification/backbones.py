@@ -7,6 +7,7 @@ Nothing else in tailsmith knows timm.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,7 @@ def _timm_backbone(
         if not path.is_file():
             raise UserError(f"pretrained_file {path} is no file; {_where_weights_are(name)}")
         weights = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(path)}}
+    before = torch.get_rng_state()
     try:
         model = timm.create_model(name, num_classes=num_classes, **weights)
     except Exception as error:  # the hub's client raises errors of half a dozen libraries
@@ -156,6 +158,8 @@ def _timm_backbone(
         raise UserError(
             f"no pretrained weights for {name} from {source} ({reason}); {_where_weights_are(name)}"
         ) from error
+    if pretrained_file:
+        _check_filled(model, timm.create_model, name, num_classes, before, pretrained_file)
     if not has_timm_interface(model):
         raise UserError(f"{name} has no forward_features and forward_head in this timm; choose another backbone")
     settings = timm.data.resolve_model_data_config(model)
@@ -164,6 +168,26 @@ def _timm_backbone(
         raise UserError(f"{name} takes images of size {own_size} only, got image_size={image_size}")
     mean, std = tuple(settings["mean"]), tuple(settings["std"])
     return Backbone(TimmBackbone(model), mean, std, image_size or own_size)
+
+
+def _check_filled(
+    model: Any, create: Callable[..., Any], name: str, num_classes: int, state: Tensor, pretrained_file: str
+) -> None:
+    """ValueError where weights are still those that the generator's state drew: timm leaves out what a file lacks."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(state)
+        drawn = dict(create(name, num_classes=num_classes).named_parameters())
+    head = {id(each) for each in model.get_classifier().parameters()}
+    left = [
+        each
+        for each, value in model.named_parameters()
+        if value.ndim > 1 and id(value) not in head and value.any() and torch.equal(value, drawn[each])
+    ]
+    if left:
+        raise UserError(
+            f"pretrained_file {pretrained_file} lacks {len(left)} of the weights of {name}, the first is {left[0]}; "
+            f"it is of another model, or its names have a prefix; {_where_weights_are(name)}"
+        )
 
 
 def _where_weights_are(name: str) -> str:

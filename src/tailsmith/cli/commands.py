@@ -207,6 +207,7 @@ def inspect_samples(
     *,
     data: str,  # the data they were made for
     judge: Path | None = None,  # a classifier that says what images show; None = the embedded task's own, if it is one
+    features: str | None = None,  # distances by these, not the judge's: CLASSIFIER, timm:NAME[@FILE], inception@FILE ..
     pictures: Path | None = None,  # also write a PNG here: the most and least real-looking, and the nearest to training
     json: bool = False,  # print JSON
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
@@ -216,6 +217,7 @@ def inspect_samples(
     from tailsmith import devices
     from tailsmith.classification.classifier import load_classifier, on_accelerator
     from tailsmith.runs.outputs import check_file
+    from tailsmith.studies.features import feature_extractor
     from tailsmith.studies.nearness import nearness
     from tailsmith.studies.nearness_pictures import write_pictures
     from tailsmith.studies.samples import load_judge
@@ -231,7 +233,8 @@ def inspect_samples(
     if chosen is not None:
         check_classes(chosen, dataset, "give a --judge that was trained on this data's classes")
         chosen = on_accelerator(chosen)
-    found = nearness(synthetic, dataset, chosen)
+    eyes = None if features is None else feature_extractor(features)
+    found = nearness(synthetic, dataset, chosen, features=eyes)
     print(to_json({**found.overall, "classes": found.classes}) if json else nearness_text(found.overall, found.classes))
     if pictures is not None:
         write_pictures(found, synthetic, dataset, pictures)

@@ -105,6 +105,8 @@ def nearness_text(overall: Mapping[str, Any], classes: Mapping[str, Mapping[str,
         ("a judge sees the class that was asked for, %", percent["judge_agreement"]),
         ("Fréchet distance of these features", f"{overall['frechet_distance']:.4g}"),
         ("kernel distance", f"{overall['kernel_distance']:.4g}"),
+        ("precision, %", percent["precision"]),
+        ("recall, %", percent["recall"]),
         ("density", f"{overall['density']:.2f}"),
         ("coverage, %", percent["coverage"]),
     ]
