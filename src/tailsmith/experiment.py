@@ -133,13 +133,13 @@ def report_run(out: Path, data: str | None = None) -> Path:
 
 
 def demo_config(task: str = "fashion-lt") -> RunConfig:
-    """The embedded task, sized for about five minutes on two cores; `reproduction` has the full-sized one."""
+    """The embedded task, sized for four to seven minutes on two cores; `reproduction` has the full-sized one."""
     common: dict[str, Any] = {
         "data": task,
         "arms": ("erm", "balanced_softmax", "image_text", "feedback_entropy"),
-        "real": TrainConfig(steps=400, learning_rate=0.1, ema_decay=0.99),
+        "real": TrainConfig(steps=250, learning_rate=0.1, ema_decay=0.99),
         "mixed": TrainConfig(
-            steps=400,
+            steps=250,
             learning_rate=0.1,
             ema_decay=0.99,
             method="balanced_softmax",
