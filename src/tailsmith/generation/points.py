@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -39,9 +39,10 @@ class PointsDenoiser(nn.Module):
         super().__init__()
         self.of_class = nn.Embedding(classes, _TIME)
         widths = (2 + 2 * _TIME, _WIDTH, _WIDTH, _WIDTH, 2)
-        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(widths, widths[1:], strict=False))
+        layers = [nn.Linear(*pair) for pair in pairwise(widths)]
+        self.layers = nn.ModuleList(layers)
         nn.init.normal_(self.of_class.weight, generator=generator)
-        for layer in self.layers:
+        for layer in layers:
             nn.init.kaiming_uniform_(layer.weight, a=1.0, generator=generator)
             nn.init.zeros_(layer.bias)
 
@@ -74,7 +75,7 @@ class PointsPipeline:
         self.unet, self.scheduler, self.vae = unet, scheduler, PointsDecoder()
 
     @property
-    def components(self) -> dict[str, Any]:
+    def components(self) -> dict[str, object]:
         """What diffusers' pipelines have by this name."""
         return {"unet": self.unet, "scheduler": self.scheduler, "vae": self.vae}
 

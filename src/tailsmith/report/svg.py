@@ -6,6 +6,7 @@ import html
 import io
 import re
 import warnings
+from importlib.resources import files
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -57,6 +58,18 @@ def to_svg(figure: Figure, label: str) -> str:
     assert view_box is not None
     opening = f'<svg class="chart" role="img" aria-label="{html.escape(label)}" viewBox="{view_box[1]}">'
     return re.sub(r"\n\s*", "\n", opening + body[body.index(">") + 1 :])
+
+
+def standalone(chart: str) -> str:
+    """One of the report's charts as a file of its own, with the page's colours."""
+    css = files("tailsmith.report").joinpath("style.css").read_text(encoding="utf-8")
+    themes = re.findall(
+        r"^:root \{.*?^\}|^@media \(prefers-color-scheme: dark\) \{.*?^\}", css, re.DOTALL | re.MULTILINE
+    )
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    style = f"<style>{' '.join(themes)} svg {{ background: var(--card); }}</style>"
+    opening, rest = chart.split(">", 1)
+    return f"{opening.replace('<svg', f'<svg {namespaces}', 1)}>{style}{rest}\n"
 
 
 def _themed(style: str) -> str:

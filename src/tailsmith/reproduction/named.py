@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from tailsmith.errors import UserError, did_you_mean
+from tailsmith.files import write_json, write_text
 from tailsmith.reproduction.comparison import COMPARISONS, compare_halves
 from tailsmith.reproduction.cost_table import reproduce_costs
 from tailsmith.reproduction.driver import reproduce
@@ -18,6 +19,8 @@ from tailsmith.reproduction.paper_tables import TABLES
 from tailsmith.reproduction.sweep import sweep
 from tailsmith.reproduction.tables import halves_table, markdown_table
 from tailsmith.reproduction.worlds import Scale
+from tailsmith.studies.points_2d import figure_5, markdown
+from tailsmith.studies.points_picture import draw_figure_5
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ def _figure(name: str, asked: Reproduction) -> str:
     return f"Picture: {asked.results.with_suffix('.png')}"
 
 
+def _points(asked: Reproduction) -> str:
+    if asked.scale.name == "full":
+        raise UserError("figure-5 is points in the plane: its scales are tiny and embedded")
+    figure = figure_5(asked.seeds, asked.scale.name)
+    write_json(asked.results, {**figure.as_json(), "command": asked.command})
+    write_text(asked.results.with_suffix(".md"), markdown(figure))
+    write_text(asked.results.with_suffix(".svg"), draw_figure_5(figure))
+    return _beside(asked, ".md")
+
+
 def _fashion(name: str, asked: Reproduction) -> str:
     reproduce(EXPERIMENTS[name], asked.out, asked.results, asked.seeds, asked.command)
     return markdown_table(asked.results, EXPERIMENTS[name].columns)
@@ -70,6 +83,7 @@ def _beside(asked: Reproduction, suffix: str) -> str:
 PAPER: Mapping[str, Callable[[Reproduction], str]] = {
     **{name: partial(_table, name) for name in TABLES},
     "table-4": _costs,
+    "figure-5": _points,
     **{name: partial(_figure, name) for name in FIGURES},
 }
 OURS: Mapping[str, Callable[[Reproduction], str]] = {

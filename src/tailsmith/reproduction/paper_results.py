@@ -11,7 +11,7 @@ import numpy as np
 from tailsmith.files import write_json, write_text
 from tailsmith.generation.generator import load_generator
 from tailsmith.metrics.seeds import over_seeds, paired_over_seeds
-from tailsmith.report.svg import ARM_COLOURS, COLOURS, FONT_SIZE, new_figure, set_rows, to_svg
+from tailsmith.report.svg import ARM_COLOURS, COLOURS, FONT_SIZE, new_figure, set_rows, standalone, to_svg
 from tailsmith.reproduction.bench import Bench
 from tailsmith.reproduction.rows import PaperTable, Result
 from tailsmith.reproduction.worlds import Scale
@@ -119,7 +119,7 @@ def _lines(title: str, labels: list[str], spreads: Mapping[str, Sequence[Any]]) 
 def _finished(drawing: Any, axes: Any, title: str) -> str:
     axes.grid(color=COLOURS["line"], lw=0.6)
     axes.legend(fontsize=FONT_SIZE - 2, frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    return to_svg(drawing, title)
+    return standalone(to_svg(drawing, title))
 
 
 def _by_seed(rows: Sequence[Result], label: str) -> dict[int, Result]:

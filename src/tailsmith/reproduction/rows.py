@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from tailsmith.runs.arms import Arm
 
@@ -29,6 +29,18 @@ class Row:
             name += f".{self.target}"
         name += "".join(f".{key}-{value}" for key, value in sorted(self.training.items()))
         return Arm(f"real_images+{name}" if self.real_images else name, self.method, self.set)
+
+
+class Measured(Protocol):
+    """What a claim is about: a row of a table or figure at one seed."""
+
+    @property
+    def row(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+    def value(self, column: str) -> float: ...
 
 
 @dataclass(frozen=True)
