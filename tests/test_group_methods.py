@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from colours import colours
+from tailsmith.classification import processes
 from tailsmith.classification.backbones import last_layer
 from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.loop import run_stages
@@ -119,6 +120,12 @@ def test_an_image_without_such_a_partner_gets_one_that_is_alike():
     (stage,) = method_of("lisa:same_label=1").stages(task(groups=alone))
     rows = stage.streams[0](start()).next(Moment(1, 0.0, 0.0, pytest.fail)).reshape(-1, 2)
     assert (LABELS[rows[:, 0]] == LABELS[rows[:, 1]]).all()
+
+
+def test_processes_never_split_a_pair(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    with pytest.raises(ValueError, match="lisa needs a batch_size that 3 processes can share evenly, got 16"):
+        pairs("lisa", 1)
 
 
 def test_each_pair_is_mixed_with_a_share_of_its_own():

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tailsmith.classification import processes
 from tailsmith.classification.batches import PooledPasses, Rows
 from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.methods.contract import Batch, Examples, Method, Moment, Stage, Task, generator
@@ -50,6 +51,11 @@ class Pairs:
     runs_ahead = True
 
     def __init__(self, task: Task, config: TrainConfig, same_label: float) -> None:
+        if config.batch_size % processes.count():
+            raise UserError(
+                f"method lisa needs a batch_size that {processes.count()} processes can share evenly, got "
+                f"{config.batch_size}: a pair must not be split"
+            )
         self._labels, self._attributes = task.labels, task.attributes
         self._size, self._same_label = config.batch_size, same_label
         self._passes = PooledPasses(task.pools, generator(config.seed))
