@@ -425,7 +425,7 @@ def test_a_version_that_goes_on_otherwise_starts_again_and_an_upgrade_alone_goes
     stopped_after(3, TINY, path)
     monkeypatch.setattr("tailsmith.classification.training.__version__", "9.9.9", raising=False)
     assert next(training(TINY).resumable(path, "colours")).step > 1
-    monkeypatch.setattr("tailsmith.classification.checkpoint.FORMAT", "2")
+    monkeypatch.setattr("tailsmith.classification.checkpoint.FORMAT", "other")
     with caplog.at_level(logging.WARNING, "tailsmith"):
         assert next(training(TINY).resumable(path, "colours")).step == 1
     assert "is of another version of tailsmith: set aside as checkpoint.safetensors.damaged-1; training" in caplog.text

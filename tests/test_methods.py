@@ -250,7 +250,7 @@ def test_settings_are_typed_and_none_is_none():
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        ("cRT", "unknown method 'cRT': expected one of erm, balanced_softmax, crt, lws, cmo, group_dro"),
+        ("cRT", "unknown method 'cRT': expected one of erm, balanced_softmax, logit_adjustment, "),
         ("crt:steps=3", r"method 'crt' has no setting 'steps=3': expected one of head_steps=\.\.\., head_epochs="),
         ("crt:head_steps", "method 'crt' has no setting 'head_steps': expected one of head_steps="),
         ("erm:tau=1", "method 'erm' has no setting 'tau=1': expected none"),

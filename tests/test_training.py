@@ -262,7 +262,7 @@ def test_a_training_set_smaller_than_a_batch_and_one_image_per_class_work():
             r"training labels should have one entry per image, shape \[90\], got \[9\]",
         ),
         ({"is_synthetic": np.zeros(9, bool)}, r"is_synthetic should have one entry per image"),
-        ({"groups": np.zeros(9, int)}, r"groups should have one entry per image"),
+        ({"groups": Groups(np.zeros(9, int))}, r"groups should have one entry per image"),
         ({"images": np.zeros((0, 3, 8, 8), np.uint8), "labels": []}, "no training images"),
         (
             {"images": np.zeros((90, 3, 8, 8), np.float32)},
@@ -298,7 +298,7 @@ def test_a_validation_class_without_training_images_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "mixup"}, "unknown method 'mixup': expected one of erm, balanced_softmax"),
+        ({"method": "mixin"}, "unknown method 'mixin': expected one of erm, balanced_softmax"),
         ({"prior": "uniform"}, "unknown prior 'uniform': expected one of real, combined, effective"),
         (
             {"resampling": "all"},

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from tailsmith.classification.backbones import Backbone, create_backbone
 from tailsmith.classification.classifier import Classifier, load_classifier, on_accelerator
-from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.classification.saved import not_finite, one_line
 from tailsmith.data.dataset import Dataset
 from tailsmith.errors import UserError, did_you_mean
@@ -67,7 +66,7 @@ def feature_extractor(name: str | Path) -> FeatureExtractor:
             raise UserError(f"features {kind!r} need a file of weights: {kind}@FILE")
         network = FROM_FILE[kind](_existing(file, str(name)))
     elif model != kind and model and (file or not at):
-        network = _wrapped(_timm_backbone(model, _existing(file, str(name)) if at else None))
+        network = _wrapped(_created(model, _existing(file, str(name)) if at else None))
     else:
         meant = did_you_mean(kind, [*FROM_FILE, "timm:NAME"])
         raise UserError(f"unknown features {str(name)!r}{meant or ','} expected {KNOWN}; no such folder is there")
@@ -92,36 +91,12 @@ def _wrapped(backbone: Backbone) -> Classifier:
     )
 
 
-def _timm_backbone(model: str, file: Path | None, fit: Callable[[Backbone], Backbone] = lambda it: it) -> Backbone:
-    """A timm model, made `fit`; its features are those of the file, whatever the weights were before.
-
-    timm takes a file that lacks weights, as a head of other classes is to be left out. So a second model, drawn from
-    another seed, has to have the features of the first.
-    """
-    if file is None:
-        return fit(_created(model, None))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        expected = _features_of_noise(fit(_created(model, file)))
-        torch.manual_seed(1)
-        backbone = fit(_created(model, file))
-    if not torch.equal(_features_of_noise(backbone), expected):
-        raise UserError(f"{file} lacks weights of {model}; give the file that timm has for it")
-    return backbone
-
-
 def _created(model: str, file: Path | None) -> Backbone:
     try:
-        return create_backbone(model, 1, pretrained=True, pretrained_file=None if file is None else str(file))
+        with torch.random.fork_rng(devices=[]):  # the weights are the file's: spare the caller's draws
+            return create_backbone(model, 1, pretrained=True, pretrained_file=None if file is None else str(file))
     except UserError as error:
         raise UserError(f"{error}; as features, a file is named like timm:{model}@FILE") from error
-
-
-def _features_of_noise(backbone: Backbone) -> Tensor:
-    size = backbone.image_size
-    image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    with evaluation_mode(backbone.module), torch.no_grad():
-        return cast(Tensor, backbone.module(image)[1])
 
 
 def _state(path: Path) -> dict[str, Tensor]:
@@ -150,7 +125,7 @@ def _dinov2(path: Path) -> Classifier:
         raise UserError(f"{path} is not of DINOv2: its cls_token should have {', '.join(map(str, DINOV2))} entries")
     registers = "_reg4" if state.keys() & {"reg_token", "register_tokens"} else ""
     del state
-    return _wrapped(_timm_backbone(f"vit_{DINOV2[width]}_patch14{registers}_dinov2.lvd142m", path, _at_dinov2_size))
+    return _wrapped(_at_dinov2_size(_created(f"vit_{DINOV2[width]}_patch14{registers}_dinov2.lvd142m", path)))
 
 
 def _at_dinov2_size(backbone: Backbone) -> Backbone:
