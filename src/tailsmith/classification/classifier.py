@@ -81,6 +81,12 @@ class Classifier(nn.Module):
         images = resize_and_crop(images.to(self.mean.dtype), self.image_size)
         return (images - self.mean) / self.std
 
+    def put_head(self, head: str) -> Any:
+        """Another last layer of heads.py, which is returned, and its name: see `heads.put_head`."""
+        new = put_head(self.module, head)
+        self.head = head
+        return new
+
     def config(self) -> dict[str, Any]:
         """What rebuilds this classifier together with its weights."""
         return {

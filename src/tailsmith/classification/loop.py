@@ -12,7 +12,7 @@ import torch
 from tailsmith.classification import processes
 from tailsmith.classification.checkpoint import Checkpoint, CheckpointFile, part, parts
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.heads import LINEAR, put_head
+from tailsmith.classification.heads import LINEAR
 from tailsmith.classification.methods.contract import Finish, Stage
 from tailsmith.classification.selection import Selection, score
 from tailsmith.classification.stage_run import Data, StageRun, new_accelerator, review
@@ -134,8 +134,7 @@ class _Training:
     def load(self, found: Checkpoint, device: torch.device) -> None:
         self.step, self.selection.score = found.progress["step"], found.progress["score"]
         if found.progress["head"] != LINEAR:  # a stage behind this step has put another one there
-            put_head(self.selection.classifier.module, found.progress["head"])
-            self.selection.classifier.head = found.progress["head"]
+            self.selection.classifier.put_head(found.progress["head"])
         self.selection.classifier.module.load_state_dict(part(found.tensors, "selected"))
         self.selection.classifier.to(device)
         self.evaluated = [StepRecord(**record) for record in found.progress["evaluated"]]

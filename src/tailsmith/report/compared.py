@@ -13,7 +13,7 @@ import numpy as np
 from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.metrics.paired import mean_paired_interval, paired_interval
 from tailsmith.metrics.seeds import over_seeds, paired_over_seeds
-from tailsmith.report.results import Arm, Cell, difference
+from tailsmith.report.results import Arm, Cell, difference, verdict
 
 OF_GROUPS = ("worst_group", "group_shots", "groups")
 OTHER_SHOTS = "not compared: other classes or groups belong there"
@@ -76,10 +76,7 @@ class Gain:
 
     @property
     def verdict(self) -> str:
-        """ "gain" or "loss" where the interval excludes zero, else "unclear"."""
-        if self.low > 0:
-            return "gain"
-        return "loss" if self.high < 0 else "unclear"
+        return verdict(self.low, self.high)
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,14 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """ "gain" or "loss" where the interval excludes zero, else "unclear"."""
-        if self.low > 0:
-            return "gain"
-        return "loss" if self.high < 0 else "unclear"
+        return verdict(self.low, self.high)
+
+
+def verdict(low: float, high: float) -> str:
+    """ "gain" or "loss" where the interval excludes zero, else "unclear"."""
+    if low > 0:
+        return "gain"
+    return "loss" if high < 0 else "unclear"
 
 
 def read_arm(name: str, tables: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Arm:

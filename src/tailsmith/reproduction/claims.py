@@ -20,8 +20,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from tailsmith.metrics.seeds import PairedDifference, paired_over_seeds
-from tailsmith.reproduction.rows import Measured
+from tailsmith.metrics.seeds import PairedDifference
+from tailsmith.reproduction.rows import Measured, paired
 
 HOLDS, FAILS, OPEN = "holds", "does not hold here", "inconclusive"
 MATTERS = {"overall": 1.0, "average": 1.0}  # points; 2 for all other cells
@@ -43,12 +43,7 @@ class Difference:
 
     def over_seeds(self, results: Results) -> PairedDifference:
         """NaN throughout with fewer than two seeds that both rows have."""
-        of = {
-            label: {each.seed: self.sign * each.value(self.column) for each in results[self.table] if each.row == label}
-            for label in (self.row, self.against)
-        }
-        seeds = sorted(of[self.row].keys() & of[self.against].keys())
-        return paired_over_seeds([of[self.against][s] for s in seeds], [of[self.row][s] for s in seeds])
+        return paired(results[self.table], self.row, self.against, self.column, self.sign)
 
     def verdict(self, found: PairedDifference, together: int) -> str:
         """By the rule, as one of `together` differences of a claim."""

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from tailsmith.files import read_json
-from tailsmith.metrics.seeds import PairedDifference, over_seeds, paired_over_seeds
+from tailsmith.metrics.seeds import PairedDifference, over_seeds
 from tailsmith.reproduction.claims import CLAIMS, Claim, Results
-from tailsmith.reproduction.paper_tables import METHODS_OF_CLASSES, METHODS_OF_GROUPS, TABLES
-from tailsmith.reproduction.rows import PaperTable
+from tailsmith.reproduction.paper_tables import TABLES
+from tailsmith.reproduction.rows import Measured, PaperTable, paired
 
 LINES = ("figure-5", *TABLES)
 RESULTS = """# What of the paper holds here
@@ -87,23 +87,22 @@ def methods_page(results: Results, over_erm: Mapping[str, float]) -> str:
     lines = METHODS.splitlines()
     groups = ("average", *(f"groups_{each}" for each in ("majority", "minority", "unseen")), "worst_group")
     parts = (
-        ("methods", METHODS_OF_CLASSES, ("overall", "many", "medium", "few"), "few"),
-        ("group-methods", METHODS_OF_GROUPS, groups, "groups_minority"),
+        ("methods", ("overall", "many", "medium", "few"), "few"),
+        ("group-methods", groups, "groups_minority"),
     )
-    for name, methods, columns, compared in parts:
+    for name, columns, compared in parts:
         lines += [
             "",
             f"## {TABLES[name].title}",
             "",
-            *_methods_table(TABLES[name], results.get(name, ()), methods, columns, compared, over_erm),
+            *_methods_table(TABLES[name], results.get(name, ()), columns, compared, over_erm),
         ]
     return "\n".join(lines) + "\n"
 
 
 def _methods_table(
     table: PaperTable,
-    rows: Sequence[Any],
-    methods: Mapping[str, str],
+    rows: Sequence[Measured],
     columns: Sequence[str],
     compared: str,
     over_erm: Mapping[str, float],
@@ -112,18 +111,17 @@ def _methods_table(
         return ["Not run yet."]
     heads = [column.replace("groups_", "").replace("_", " ") for column in columns]
     lines = [f"| method | settings | {' | '.join(heads)} | time per step |", "|---" * (len(columns) + 3) + "|"]
-    of = {label: {row.seed: row for row in rows if row.row == label} for label in methods}
-    for label, settings in methods.items():
-        if not of[label]:
+    for row in table.rows:
+        of_row = [each for each in rows if each.row == row.label]
+        if not of_row:
             continue
-        cells = [_spread([row.value(column) for row in of[label].values()]) for column in columns]
-        seeds = sorted(of[label].keys() & of[table.baseline].keys())
-        if label != table.baseline and seeds:
-            before, after = ([of[each][s].value(compared) for s in seeds] for each in (table.baseline, label))
-            cells[columns.index(compared)] += f" ({_difference(paired_over_seeds(before, after))})"
-        name = settings.partition(":")[0]
+        cells = [_spread([each.value(column) for each in of_row]) for column in columns]
+        gain = paired(rows, row.label, table.baseline, compared)
+        if row.label != table.baseline and gain.n:
+            cells[columns.index(compared)] += f" ({_difference(gain)})"
+        name = str(row.method).partition(":")[0]
         time = f"{over_erm[name]:.2f}" if name in over_erm else "–"
-        lines.append(f"| {label} | `{settings}` | {' | '.join(cells)} | {time} |")
+        lines.append(f"| {row.label} | `{row.method}` | {' | '.join(cells)} | {time} |")
     return lines
 
 

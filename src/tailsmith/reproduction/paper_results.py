@@ -10,10 +10,10 @@ import numpy as np
 
 from tailsmith.files import write_json, write_text
 from tailsmith.generation.generator import load_generator
-from tailsmith.metrics.seeds import over_seeds, paired_over_seeds
+from tailsmith.metrics.seeds import over_seeds
 from tailsmith.report.svg import ARM_COLOURS, COLOURS, FONT_SIZE, new_figure, set_rows, standalone, to_svg
 from tailsmith.reproduction.bench import Bench
-from tailsmith.reproduction.rows import PaperTable, Result
+from tailsmith.reproduction.rows import PaperTable, Result, paired
 from tailsmith.reproduction.worlds import Scale
 
 PERCENT = ("samples.judge_agreement", "samples.probe_accuracy")  # fractions, shown as %
@@ -44,15 +44,14 @@ def differences(table: PaperTable, rows: Sequence[Result]) -> dict[str, dict[str
     """Row -> column -> its difference to the baseline over the seeds that both have: a paired t test."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in table.rows:
-        seeds = sorted(_by_seed(rows, row.label).keys() & _by_seed(rows, table.baseline).keys())
-        if row.label == table.baseline or not seeds:
+        if row.label == table.baseline:
             continue
-        found[row.label] = {}
-        for column in table.columns:
-            before, after = (
-                [_by_seed(rows, each)[s].value(column) for s in seeds] for each in (table.baseline, row.label)
-            )
-            found[row.label][column] = {k: round(v, 4) for k, v in vars(paired_over_seeds(before, after)).items()}
+        of_columns = {column: paired(rows, row.label, table.baseline, column) for column in table.columns}
+        if any(each.n for each in of_columns.values()):
+            found[row.label] = {
+                column: {name: round(value, 4) for name, value in vars(each).items()}
+                for column, each in of_columns.items()
+            }
     return found
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from tailsmith.metrics.seeds import PairedDifference, paired_over_seeds
 from tailsmith.runs.arms import Arm
 
 
@@ -41,6 +42,16 @@ class Measured(Protocol):
     def seed(self) -> int: ...
 
     def value(self, column: str) -> float: ...
+
+
+def paired(rows: Iterable[Measured], row: str, against: str, column: str, sign: int = 1) -> PairedDifference:
+    """`row` less `against`, times `sign`, over the seeds that both have; NaN throughout with fewer than two."""
+    of: dict[str, dict[int, float]] = {row: {}, against: {}}
+    for each in rows:
+        if each.row in of:
+            of[each.row][each.seed] = sign * each.value(column)
+    seeds = sorted(of[row].keys() & of[against].keys())
+    return paired_over_seeds([of[against][seed] for seed in seeds], [of[row][seed] for seed in seeds])
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ is made of are functions: what trains (parts.py), what a batch is (streams.py), 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar, Protocol
@@ -193,9 +194,7 @@ class Stage:
     transform: Transform = as_they_come
     finish: Finish | None = None  # of a copy, at every look at validation: what is selected is what it makes
     earlier_may_win: bool = False  # whether validation may prefer the classifier that this stage began with
-    anew: bool = (
-        False  # begins with the untrained classifier instead; `Start.selected` is still that of the stage before
-    )
+    anew: bool = False  # begins with the untrained classifier; `Start.selected` is still that of the stage before
     slower: Slower | None = None  # parameters of the classifier that take a fraction of the learning rate
     rows_per_image: int = 1  # that a stream gives for each image of the batch, where `transform` makes one of several
 
@@ -235,3 +234,11 @@ def generator(*seeds: int, device: torch.device | None = None) -> torch.Generato
     """
     state = np.random.SeedSequence(seeds).generate_state(1, np.uint64)
     return torch.Generator(device or torch.device("cpu")).manual_seed(int(state[0]))
+
+
+@contextmanager
+def drawing_layers(*seeds: int) -> Iterator[None]:
+    """Layers made in this block draw their weights as `generator(*seeds)` would; torch's own goes on as before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(generator(*seeds).initial_seed())  # torch.manual_seed would reseed GPUs
+        yield

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.heads import put_head
 from tailsmith.classification.methods.contract import Finish, Method, Review, Stage, Task, generator
 from tailsmith.classification.methods.dfr import balanced_rows, held_out_of
 from tailsmith.classification.methods.second_stage import first_stage
@@ -54,8 +53,7 @@ class DPE(Method):
                 draws = generator(task.config.seed, number, 0, 8)
                 weight, scale = self._member(features[rows], labels[rows], prototypes, draws)
                 prototypes, scales = torch.cat([prototypes, weight[None]]), [*scales, scale]
-            classifier.head = f"prototypes:{self.members}"
-            head = put_head(classifier.module, classifier.head)
+            head = classifier.put_head(f"prototypes:{self.members}")
             with torch.no_grad():
                 head.weight.copy_(prototypes)
                 head.scale.copy_(torch.stack(scales))

@@ -21,7 +21,7 @@ from tailsmith.classification.methods.contract import (
     Stage,
     Start,
     Task,
-    generator,
+    drawing_layers,
 )
 from tailsmith.classification.methods.mixup import beta, check_loss
 from tailsmith.classification.methods.objectives import softmax
@@ -94,8 +94,7 @@ class TwoHeads(Following):
     def begin(self, start: Start) -> None:
         layer = last_layer(start.classifier.module)
         size = layer.in_features
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(generator(self._config.seed, 0, 0, 7).initial_seed())
+        with drawing_layers(self._config.seed, 0, 0, 7):
             self.head = nn.Linear(size, layer.out_features)
             self.projector = nn.Sequential(
                 *(nn.Linear(size, size, bias=False), nn.BatchNorm1d(size), nn.ReLU()),

@@ -13,6 +13,7 @@ from tailsmith.classification import processes
 from tailsmith.classification.batches import PooledPasses, Rows
 from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.methods.contract import Batch, Examples, Method, Moment, Stage, Task, generator
+from tailsmith.classification.methods.mixup import betas
 from tailsmith.classification.methods.objectives import softmax
 from tailsmith.classification.methods.parts import everything
 from tailsmith.classification.methods.reweighting import strata_of
@@ -94,9 +95,9 @@ class PairMixing:
     def __call__(self, streams: tuple[Examples, ...], draws: torch.Generator, progress: float) -> Batch:
         (each,) = streams
         images, labels = each.views[0], each.labels
-        seed = int(torch.randint(2**63 - 1, (1,), generator=draws))
-        shares = np.random.default_rng(seed).beta(self.alpha, self.alpha, len(images) // 2)
-        kept = torch.from_numpy(shares).float().to(images.device)[:, None, None, None]
+        kept = (
+            torch.from_numpy(betas(self.alpha, len(images) // 2, draws)).float().to(images.device)[:, None, None, None]
+        )
         own = F.one_hot(labels, self.num_classes).float()
         targets = kept[:, 0, 0] * own[0::2] + (1 - kept[:, 0, 0]) * own[1::2]
         return Batch(kept * images[0::2] + (1 - kept) * images[1::2], labels[0::2], each.rows[0::2], targets)

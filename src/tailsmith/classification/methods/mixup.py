@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -104,8 +105,13 @@ def mixed_stage(task: Task, loss: str, mixing: Mixing) -> Stage:
 
 def beta(alpha: float, draws: torch.Generator) -> float:
     """One draw of Beta(alpha, alpha)."""
+    return float(betas(alpha, 1, draws)[0])
+
+
+def betas(alpha: float, count: int, draws: torch.Generator) -> npt.NDArray[np.float64]:
+    """[count] of them."""
     seed = int(torch.randint(2**63 - 1, (1,), generator=draws))
-    return float(np.random.default_rng(seed).beta(alpha, alpha))
+    return np.random.default_rng(seed).beta(alpha, alpha, count)
 
 
 def check_loss(loss: str, name: str) -> None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.heads import put_head
 from tailsmith.classification.methods.contract import Finish, Method, Review, Stage, Task
 from tailsmith.classification.methods.second_stage import first_stage
 from tailsmith.settings import check_above_zero
@@ -32,11 +31,10 @@ class NCM(Method):
     def final(self, task: Task) -> Finish:
         def by_means(classifier: Classifier, review: Review) -> Classifier:
             means = class_means(review.features(classifier, np.arange(len(task.labels))), task)
-            head = put_head(classifier.module, "cosine")
+            head = classifier.put_head("cosine")
             with torch.no_grad():
                 head.weight.copy_(means)
                 head.scale.fill_(self.scale)
-            classifier.head = "cosine"
             return classifier
 
         return by_means

@@ -22,7 +22,7 @@ from tailsmith.classification.methods.contract import (
     Stage,
     Start,
     Task,
-    generator,
+    drawing_layers,
 )
 from tailsmith.classification.methods.parts import everything
 from tailsmith.classification.methods.streams import passes
@@ -84,8 +84,7 @@ class Contrast(Following):
 
     def begin(self, start: Start) -> None:
         size = last_layer(start.classifier.module).in_features
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(generator(self._seed, 0, 0, 7).initial_seed())
+        with drawing_layers(self._seed, 0, 0, 7):
             self.projector = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, self._settings.dimension))
         self._classifier = [start.classifier]  # in a list: not a part of this module
         self.key_classifier = copy.deepcopy(start.classifier).requires_grad_(False)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from tailsmith.classification.backbones import last_layer
 from tailsmith.classification.classifier import Classifier
-from tailsmith.classification.heads import put_head, replace_layer
-from tailsmith.classification.methods.contract import Prepare, Review, generator
+from tailsmith.classification.heads import replace_layer
+from tailsmith.classification.methods.contract import Prepare, Review, drawing_layers, generator
 
 
 def everything(classifier: Classifier) -> Classifier:
@@ -50,10 +50,8 @@ def with_head(head: str, seed: int) -> Prepare:
 
     def prepare(classifier: Classifier) -> Classifier:
         copied = everything(classifier)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(generator(seed, 0, 0, 4).initial_seed())
-            put_head(copied.module, head)
-        copied.head = head
+        with drawing_layers(seed, 0, 0, 4):
+            copied.put_head(head)
         return copied
 
     return prepare
