@@ -9,7 +9,9 @@ are counted at their own steps: what is compared is the mean over all steps of a
 from __future__ import annotations
 
 import argparse
+import shlex
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -62,7 +64,7 @@ def main() -> None:
     for name, ratio in ratios.items():
         print(f"{name:20s} {statistics.median(taken[name]) * 1000:7.0f} ms  {ratio:.2f} x ERM")
     if given.json:
-        write_json(given.json, {"command": "python benchmarks/methods.py", "steps": given.steps, "over_erm": ratios})
+        write_json(given.json, {"command": f"python {shlex.join(sys.argv)}", "over_erm": ratios})
 
 
 if __name__ == "__main__":

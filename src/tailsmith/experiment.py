@@ -133,7 +133,7 @@ def report_run(out: Path, data: str | None = None) -> Path:
 
 
 def demo_config(task: str = "fashion-lt") -> RunConfig:
-    """The embedded task, sized for four to seven minutes on two cores; `reproduction` has the full-sized one."""
+    """The embedded task, sized for up to eight minutes on two cores; `reproduction` has the full-sized one."""
     common: dict[str, Any] = {
         "data": task,
         "arms": ("erm", "balanced_softmax", "image_text", "feedback_entropy"),

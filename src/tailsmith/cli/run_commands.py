@@ -22,7 +22,7 @@ def demo(
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     command: str = "tailsmith demo",
 ) -> None:
-    """Run the whole recipe on the embedded photographs: four to seven minutes on two cores, no download."""
+    """Run the whole recipe on the embedded photographs: up to eight minutes on two cores, no download."""
     from tailsmith.data.sources.embedded import TASKS, load_embedded
 
     if task not in TASKS:
@@ -40,7 +40,7 @@ def demo(
         return
     from tailsmith.experiment import demo_config
 
-    print(f"Embedded task {task}: train, plan, synthesize, retrain, evaluate. Four to seven minutes on two cores.")
+    print(f"Embedded task {task}: train, plan, synthesize, retrain, evaluate. Up to eight minutes on two cores.")
     run(demo_config(task), out=out, device=device, command=command)
 
 
