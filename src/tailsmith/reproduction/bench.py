@@ -61,8 +61,9 @@ class Bench:
         """The bench of a benchmark and seed in `out`, begun or gone on with."""
         config = seeded(scale.world(benchmark), seed)
         dataset = named.load(config.data, seed=seed)
-        plain = replace(config, sets={})  # sets may be added without becoming another run
-        directory = RunDirectory.claim(out / benchmark / f"seed-{seed}", plain, command, dataset)
+        # Sets and a second stage are a row's: more of them doesn't make it another run.
+        plain = replace(config, sets={}, mixed=replace(config.mixed, stage_two=None))
+        directory = RunDirectory.claim(out / scale.folder(benchmark) / f"seed-{seed}", plain, command, dataset)
         return Bench(config, scale, seed, World(directory, config, dataset, cache(generator)))
 
     def result(self, row: Row) -> Result:
@@ -101,6 +102,8 @@ class Bench:
     def _config(self, row: Row) -> RunConfig:
         """The world's, with what the row changes, and its set by the name that it lies under."""
         config, name = self.config, _set_name(row)
+        if not row.stage_two:
+            config = replace(config, mixed=replace(config.mixed, stage_two=None))
         training = {part: changed(getattr(config, part), row.training, row.label) for part in ("real", "mixed")}
         target = self.scale.target(row.target, config)
         if name and name != row.set:

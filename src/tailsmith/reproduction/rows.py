@@ -19,6 +19,7 @@ class Row:
     set: str | None = None
     target: int | None = None  # images per class or group, where it isn't the world's
     training: Mapping[str, Any] = field(default_factory=dict)  # changes to the world's training settings
+    stage_two: bool = False  # trained on as the world's `mixed.stage_two` says
     real_images: bool = False  # topped up with real images of the embedded world instead of synthetic ones
     paper: Mapping[str, float] = field(default_factory=dict)  # column -> the paper's number
 
@@ -29,6 +30,7 @@ class Row:
         if self.target is not None:
             name += f".{self.target}"
         name += "".join(f".{key}-{value}" for key, value in sorted(self.training.items()))
+        name += ".stage_two" if self.stage_two else ""
         return Arm(f"real_images+{name}" if self.real_images else name, self.method, self.set)
 
 

@@ -17,12 +17,13 @@ from tailsmith.settings import changed, from_dict
 
 SCALES = ("tiny", "embedded", "full")
 
-# Embedded, fashion-lt stands for both long-tailed benchmarks; in the second, as on Places-LT, the last layer of what is
-# trained with synthetic images is trained on by Meta Sampler (Appendix G.4).
+# Embedded, fashion-lt stands for both long-tailed benchmarks, and their tables share its classifiers and sets. As on
+# Places-LT, a row may have its last layer trained on by Meta Sampler (Appendix G.4).
 _STAGE_TWO = StageTwoConfig(steps=100, batch_size=128, meta_batch_size=128, learning_rate=0.05)
+_LT = replace(LT, arms=(GUIDE,), mixed=replace(LT.mixed, stage_two=_STAGE_TWO))
 EMBEDDED: Mapping[str, RunConfig] = {
-    "imagenet-lt": replace(LT, arms=(GUIDE,)),
-    "places-lt": replace(LT, arms=(GUIDE,), mixed=replace(LT.mixed, stage_two=_STAGE_TWO)),
+    "imagenet-lt": _LT,
+    "places-lt": _LT,
     "nico++": replace(GROUPS, arms=(GUIDE,)),
 }
 
@@ -59,6 +60,10 @@ class Scale:
         if self.name == "tiny":
             config = _tiny(config)
         return replace(config, sets={name: dict(each) for name, each in sets.items()})
+
+    def folder(self, benchmark: str) -> str:
+        """Of its runs. Benchmarks that one embedded world stands for share one."""
+        return benchmark if self.name == "full" else EMBEDDED[benchmark].data
 
     def target(self, target: int | None, config: RunConfig) -> int | str | dict[str, int]:
         """Images per class or group afterwards: that of a row, if it has one, else the world's."""
