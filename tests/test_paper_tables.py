@@ -21,12 +21,11 @@ from tailsmith.reproduction.named import PAPER, Reproduction, experiment_of
 from tailsmith.reproduction.paper_figures import FIGURES
 from tailsmith.reproduction.paper_results import figure, markdown, reproduce_table, write_results
 from tailsmith.reproduction.paper_tables import TABLES
+from tailsmith.reproduction.row_settings import RowSettings
 from tailsmith.reproduction.rows import PaperTable, Result, Row
 from tailsmith.reproduction.worlds import EMBEDDED, SETS, Scale
 from tailsmith.runs.arms import SETS as USUAL
 from tailsmith.runs.checks import check_run, task_of
-from tailsmith.runs.config import synthesis_of
-from tailsmith.settings import changed
 from tailsmith.studies.grid.plan import grid_axes
 from tailsmith.synthesis import fulfilment
 
@@ -43,20 +42,12 @@ def test_every_row_of_a_declared_table_can_be_trained(name):
     world = scale.world(table.world)
     assert table.baseline in [row.label for row in table.rows]
     assert len({row.label for row in table.rows}) == len({row.arm.name for row in table.rows}) == len(table.rows)
-    arms = []
     for row in table.rows:
-        if row.set is not None:
-            assert row.set in {**USUAL, **SETS}
-            synthesis_of(world, row.set)
+        assert row.set is None or row.set in {**USUAL, **SETS}
         assert set(row.paper) <= {*table.columns}
-        parts = [scale.method(row.method)] if row.method else []
-        arm = "+".join([*parts, *([row.set] if row.set else [])])
-        if row.training:
-            changes = {part: changed(getattr(world, part), row.training) for part in ("real", "mixed")}
-            check_run(replace(world, arms=("erm", arm), **changes), embedded(world.data))
-        else:
-            arms.append(arm)
-    check_run(replace(world, arms=tuple(dict.fromkeys(["erm", *arms]))), embedded(world.data))
+        settings = RowSettings.of(row, table.world, scale, 0)
+        arm = "+".join(each for each in (scale.method(row.method) if row.method else "", settings.set_name) if each)
+        check_run(replace(settings.config, arms=("erm", arm)), embedded(world.data))
 
 
 @pytest.mark.parametrize("benchmark", EMBEDDED)
@@ -133,6 +124,42 @@ def test_a_table_is_run_to_json_markdown_and_figure(made):
     assert set(content["differences"]) == {"text", "more text, cross-entropy"}
 
 
+def test_seeds_and_rows_are_added_to_results_and_those_there_are_not_made_again(made, monkeypatch):
+    folder, results = made
+    added = folder / "added.json"
+    added.write_bytes(results.read_bytes())
+    reproduce_table(TWO, folder / "elsewhere", added, (4,), Scale("tiny"), "another", only=("real",))
+    before, after = read_json(results), read_json(added)
+    assert after["rows"][:3] == before["rows"] and after["command"] == "the command; another"
+    assert [(row["row"], row["seed"]) for row in after["rows"][3:]] == [("real", 4)]
+    assert "1 to 2 seeds" in added.with_suffix(".md").read_text()
+    monkeypatch.setattr(Bench, "open", pytest.fail)
+    reproduce_table(TWO, folder / "nowhere", added, (3,), Scale("tiny"), "the command")
+    assert read_json(added) == after
+
+
+@pytest.mark.parametrize(
+    ("table", "scale", "only", "message"),
+    [
+        (TWO, Scale("tiny"), ["reel"], "Two ways has the rows real, text, more text, cross-entropy, got 'reel'"),
+        (TWO, Scale(), [], "holds 'Two ways' at scale tiny, expected 'Two ways' at scale embedded; give another"),
+        (
+            replace(TWO, rows=(Row("real", "erm", training={"alpha": 0.5}), *TWO.rows[1:])),
+            Scale("tiny"),
+            [],
+            "holds 'real', seed 3, of other settings than those of this version; give another --results",
+        ),
+        (replace(TWO, rows=TWO.rows[1:]), Scale("tiny"), [], "holds 'real', seed 3, of other settings"),
+    ],
+)
+def test_results_of_something_else_are_refused(made, table, scale, only, message):
+    folder, results = made
+    before = results.read_bytes()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        reproduce_table(table, folder / "nowhere", results, (3,), scale, "", only)
+    assert results.read_bytes() == before and not (folder / "nowhere").exists()
+
+
 def test_it_goes_on_and_trains_nothing_twice(made, monkeypatch):
     folder, results = made
     before = read_json(results)
@@ -181,7 +208,9 @@ def test_an_unknown_experiment_lists_those_there_are_and_ours_have_one_scale():
         experiment_of("tabl-1", Scale())
     with pytest.raises(ValueError, match="gap has no other scale than embedded; leave out --scale and --data"):
         experiment_of("gap", Scale("tiny"))
-    assert experiment_of("table-1", Scale("tiny")) is PAPER["table-1"]
+    assert experiment_of("table-1", Scale("tiny"), ["ERM"]) is PAPER["table-1"]
+    with pytest.raises(ValueError, match="table-4 is made as a whole; leave out --rows, which is for table-1"):
+        experiment_of("table-4", Scale(), ["ERM"])
 
 
 # ----------------------------------------------------------------------------------------------------------

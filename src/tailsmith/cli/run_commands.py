@@ -85,6 +85,7 @@ def reproduce(
     out: Path,  # folder for the run directories
     results: Path,  # JSON file for the numbers
     seeds: tuple[int, ...] = (0, 1, 2),  # of data, classifiers and synthesis together
+    rows: tuple[str, ...] = (),  # of one of the paper's tables, by their labels; [] = all
     scale: str = "embedded",  # of the paper's tables: tiny (minutes, means nothing) | embedded | full (with --data)
     data: str | None = None,  # the folder of the benchmark, at full scale
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
@@ -96,8 +97,8 @@ def reproduce(
     from tailsmith.reproduction.worlds import Scale
     from tailsmith.runs.outputs import check_folder, check_json_file
 
-    asked = Reproduction(out, results, seeds, Scale(scale, data), command)
-    run_experiment = experiment_of(experiment, asked.scale)
+    asked = Reproduction(out, results, seeds, Scale(scale, data), command, rows)
+    run_experiment = experiment_of(experiment, asked.scale, rows)
     if not seeds:
         raise UserError("reproduce needs at least one seed, got none; give --seeds [0]")
     devices.use(device)

@@ -5,8 +5,6 @@ A run directory of no arms of its own: what rows of several tables have in commo
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -15,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.methods import method_of
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
@@ -25,14 +22,13 @@ from tailsmith.experiment import World, synthesize_set, train_arm
 from tailsmith.files import read_json, write_json
 from tailsmith.metrics.accuracy import AccuracyTable
 from tailsmith.reproduction.driver import judged, seeded
+from tailsmith.reproduction.row_settings import RowSettings
 from tailsmith.reproduction.rows import Result, Row
 from tailsmith.reproduction.worlds import Scale
 from tailsmith.runs.arms import ARMS, GUIDE
 from tailsmith.runs.checks import task_of
-from tailsmith.runs.config import RunConfig, synthesis_of
 from tailsmith.runs.directory import RunDirectory
 from tailsmith.runs.training import evaluate
-from tailsmith.settings import changed, to_dict
 from tailsmith.strata import GROUP_SHOTS, SHOTS
 from tailsmith.studies.nearness import nearness
 from tailsmith.studies.samples import load_judge
@@ -49,9 +45,9 @@ SAMPLE_FACTS = ("frechet_distance", "density", "coverage", "probe_accuracy")
 
 @dataclass(frozen=True)
 class Bench:
-    """`config` is the world's, with the sets that rows may name; `dataset` its real images at this seed."""
+    """`world` has the run directory, the world's settings and its real images at this seed."""
 
-    config: RunConfig
+    benchmark: str
     scale: Scale
     seed: int
     world: World
@@ -64,22 +60,21 @@ class Bench:
         # Sets and a second stage are a row's: more of them doesn't make it another run.
         plain = replace(config, sets={}, mixed=replace(config.mixed, stage_two=None))
         directory = RunDirectory.claim(out / scale.folder(benchmark) / f"seed-{seed}", plain, command, dataset)
-        return Bench(config, scale, seed, World(directory, config, dataset, cache(generator)))
+        return Bench(benchmark, scale, seed, World(directory, config, dataset, cache(generator)))
 
     def result(self, row: Row) -> Result:
         """Of a row, trained and tested unless that is done."""
-        config = self._config(row)
-        world = replace(self.world, config=config)
-        synthetic = None if row.set is None else self._synthetic(row, config)
+        settings = RowSettings.of(row, self.benchmark, self.scale, self.seed)
+        world = replace(self.world, config=settings.config)
+        synthetic = self._synthetic(settings) if settings.set_name else None
         real = self._topped_up() if row.real_images else None
-        arm = replace(row.arm, method=None if row.method is None else self.scale.method(row.method))
+        arm = replace(row.arm, method=None if row.method is None else settings.training.method)
         classifier = train_arm(world, arm, synthetic, real)
         table = world.directory.evaluation(arm.name)
         assert table is not None
-        training = self._training(config, row)
         dataset = world.dataset if real is None else real
         added = synthetic or dataset.select([])
-        stages = method_of(training.method).stages(task_of(training, dataset, added.labels, added.groups))
+        task = task_of(settings.training, dataset, added.labels, added.groups)
         return Result(
             row.label,
             arm.name,
@@ -89,41 +84,27 @@ class Bench:
             validation=self._kept(
                 arm.name, "validation", lambda: _cells(evaluate(classifier, world.dataset, "val", bootstrap=0))
             ),
-            images_seen=sum(stage.images_seen for stage in stages),
+            images_seen=sum(stage.images_seen for stage in method_of(settings.training.method).stages(task)),
             synthetic_images=len(added),
-            config_sha256=self._identity(training, row, config),
+            config_sha256=settings.sha256(),
             samples={}
             if synthetic is None
-            else self._kept(_set_name(row), "samples", lambda: self._looked_at(synthetic)),
+            else self._kept(settings.set_name, "samples", lambda: self._looked_at(synthetic)),
         )
 
     # ------------------------------------------------------------------------------------------------------
 
-    def _config(self, row: Row) -> RunConfig:
-        """The world's, with what the row changes, and its set by the name that it lies under."""
-        config, name = self.config, _set_name(row)
-        if not row.stage_two:
-            config = replace(config, mixed=replace(config.mixed, stage_two=None))
-        training = {part: changed(getattr(config, part), row.training, row.label) for part in ("real", "mixed")}
-        target = self.scale.target(row.target, config)
-        if name and name != row.set:
-            settings = to_dict(synthesis_of(config, str(row.set)))
-            config = replace(config, sets={**config.sets, name: settings})
-        return replace(config, target=target, **training)
-
-    def _synthetic(self, row: Row, config: RunConfig) -> Dataset:
+    def _synthetic(self, settings: RowSettings) -> Dataset:
         guide = train_arm(self.world, ARMS[GUIDE])
-        return synthesize_set(replace(self.world, config=config), _set_name(row), guide)
-
-    def _training(self, config: RunConfig, row: Row) -> TrainConfig:
-        training = config.real if row.set is None else config.mixed
-        return training if row.method is None else replace(training, method=self.scale.method(row.method))
+        return synthesize_set(replace(self.world, config=settings.config), settings.set_name, guide)
 
     def _topped_up(self) -> Dataset:
         """The embedded task with as many real images as others have real and synthetic ones."""
-        counts = class_counts(self.world.dataset) if self.config.per == "class" else group_counts(self.world.dataset)
-        target = int(self.config.target)  # type: ignore[arg-type]  # a number in all embedded worlds
-        return load_embedded(self.config.data, seed=self.seed, counts=np.maximum(counts, target))
+        counts = (
+            class_counts(self.world.dataset) if self.world.config.per == "class" else group_counts(self.world.dataset)
+        )
+        target = int(self.world.config.target)  # type: ignore[arg-type]  # a number in all embedded worlds
+        return load_embedded(self.world.config.data, seed=self.seed, counts=np.maximum(counts, target))
 
     def _looked_at(self, synthetic: Dataset) -> dict[str, Any]:
         """How near to the validation images, of the same mix of classes, and what the judges say."""
@@ -137,17 +118,6 @@ class Bench:
             write_json(path, make())
         kept: dict[str, Any] = read_json(path)
         return kept
-
-    def _identity(self, training: TrainConfig, row: Row, config: RunConfig) -> str:
-        """Of all settings that the row's numbers follow from, but the data."""
-        settings = {"training": to_dict(training), "target": config.target, "per": config.per, "seed": self.seed}
-        if row.set is not None:
-            settings |= {"synthesis": to_dict(synthesis_of(config, _set_name(row))), "generator": config.generator}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _set_name(row: Row) -> str:
-    return "" if row.set is None else row.set if row.target is None else f"{row.set}.{row.target}"
 
 
 def _cells(table: AccuracyTable) -> dict[str, float | None]:

@@ -49,9 +49,9 @@ def reproduce_costs(out: Path, results: Path, seed: int, scale: Scale, command: 
 
 def _seconds(bench: Bench, guide: Any, name: str) -> NDArray[np.float64]:
     world = bench.world
-    settings = checked_settings(world.dataset, synthesis_of(bench.config, name), bench.config.generator)
+    settings = checked_settings(world.dataset, synthesis_of(bench.world.config, name), bench.world.config.generator)
     asked = guide if settings.feedback.scale else None
-    meta = {"dataset": world.dataset.name, "per": "class", **planned_by(bench.config.generator, settings, asked)}
+    meta = {"dataset": world.dataset.name, "per": "class", **planned_by(bench.world.config.generator, settings, asked)}
     wanted = np.full(len(world.dataset.class_names), IMAGES[bench.scale.name])
     plan = make_plan(world.dataset, wanted, settings, meta=meta)
     folder = world.directory.path / "timing" / name

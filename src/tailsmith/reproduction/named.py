@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,10 +32,11 @@ class Reproduction:
     seeds: tuple[int, ...] = (0, 1, 2)
     scale: Scale = field(default_factory=Scale)
     command: str = ""
+    rows: tuple[str, ...] = ()  # labels of a table's; () = all
 
 
 def _table(name: str, asked: Reproduction) -> str:
-    reproduce_table(TABLES[name], asked.out, asked.results, asked.seeds, asked.scale, asked.command)
+    reproduce_table(TABLES[name], asked.out, asked.results, asked.seeds, asked.scale, asked.command, asked.rows)
     return _beside(asked, ".md")
 
 
@@ -93,10 +94,12 @@ OURS: Mapping[str, Callable[[Reproduction], str]] = {
 }
 
 
-def experiment_of(name: str, scale: Scale) -> Callable[[Reproduction], str]:
-    """ValueError for a name that no experiment has, and for a scale that it doesn't come in."""
+def experiment_of(name: str, scale: Scale, rows: Sequence[str] = ()) -> Callable[[Reproduction], str]:
+    """ValueError for a name that no experiment has, and for a scale or rows that it doesn't come in."""
     if name not in (known := {**PAPER, **OURS}):
         raise UserError(f"experiment should be one of {', '.join(known)}, got {name!r}{did_you_mean(name, known)}")
     if name in OURS and scale != Scale():
         raise UserError(f"{name} has no other scale than embedded; leave out --scale and --data")
+    if rows and name not in TABLES:
+        raise UserError(f"{name} is made as a whole; leave out --rows, which is for {', '.join(TABLES)}")
     return known[name]

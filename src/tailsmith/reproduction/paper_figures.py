@@ -86,13 +86,13 @@ def reproduce_figure(figure: PaperFigure, out: Path, results: Path, seed: int, s
     """Draw it for one seed; `results` has each cell's criterion and top 3 classes, the picture lies beside it."""
     bench = Bench.open(figure.world, scale, seed, out, load_generator, command)
     guide = train_arm(bench.world, ARMS[GUIDE])
-    synthesis = replace(bench.config.synthesis, seed=0)  # the grid has seeds of its own
+    synthesis = replace(bench.world.config.synthesis, seed=0)  # the grid has seeds of its own
     drawn = draw_grids(
         bench.world.dataset,
         guide,
         bench.world.directory.path / "figures" / figure.title.partition(":")[0].lower().replace(" ", "-"),
         replace(figure.grid, synthesis=synthesis, num_inference_steps=synthesis.num_inference_steps),
-        generator=bench.config.generator,
+        generator=bench.world.config.generator,
         pipe=bench.world.generator(),
         command=command,
     )

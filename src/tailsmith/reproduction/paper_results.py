@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tailsmith.files import write_json, write_text
+from tailsmith.errors import UserError, did_you_mean
+from tailsmith.files import read_json, write_json, write_text
 from tailsmith.generation.generator import load_generator
 from tailsmith.metrics.seeds import over_seeds
 from tailsmith.report.svg import ARM_COLOURS, COLOURS, FONT_SIZE, new_figure, set_rows, standalone, to_svg
 from tailsmith.reproduction.bench import Bench
+from tailsmith.reproduction.row_settings import RowSettings
 from tailsmith.reproduction.rows import PaperTable, Result, paired
 from tailsmith.reproduction.worlds import Scale
 
@@ -20,16 +22,61 @@ PERCENT = ("samples.judge_agreement", "samples.probe_accuracy")  # fractions, sh
 
 
 def reproduce_table(
-    table: PaperTable, out: Path, results: Path, seeds: Sequence[int], scale: Scale, command: str = ""
+    table: PaperTable,
+    out: Path,
+    results: Path,
+    seeds: Sequence[int],
+    scale: Scale,
+    command: str = "",
+    only: Sequence[str] = (),
 ) -> Path:
-    """Train what is missing of every row and seed; `results` and the files beside it are written after each row."""
-    rows: list[Result] = []
+    """Train what `results` lacks of every row, or of `only` those labels, at every seed; it is written after each row.
+
+    Rows and seeds that it has already stay in it, whether asked for or not.
+
+    Raises
+    ------
+    ValueError
+        For a label that the table lacks, and for results of another table or scale, or of other settings.
+    """
+    labels = [row.label for row in table.rows]
+    if unknown := [each for each in only if each not in labels]:
+        hint = did_you_mean(unknown[0], labels)
+        raise UserError(f"{table.title} has the rows {', '.join(labels)}, got {unknown[0]!r}{hint}")
+    found, commands = recorded(table, results, scale)
+    commands = list(dict.fromkeys([*commands, command]))
     for seed in seeds:
-        bench = Bench.open(table.world, scale, seed, out, load_generator, command)
-        for row in table.rows:
-            rows.append(bench.result(row))
-            write_results(table, rows, results, scale, command)
+        missing = [row for row in table.rows if (not only or row.label in only) and (row.label, seed) not in found]
+        if missing:
+            bench = Bench.open(table.world, scale, seed, out, load_generator, command)
+        for row in missing:
+            found[row.label, seed] = bench.result(row)
+            rows = sorted(found.values(), key=lambda each: (each.seed, labels.index(each.row)))
+            write_results(table, rows, results, scale, "; ".join(commands))
     return results
+
+
+def recorded(table: PaperTable, results: Path, scale: Scale) -> tuple[dict[tuple[str, int], Result], list[str]]:
+    """Rows by label and seed, and the commands that made them, of a results file; nothing where there is none."""
+    if not results.exists():
+        return {}, []
+    content = read_json(results)
+    if (content["table"], content["scale"]) != (table.title, scale.name):
+        raise UserError(
+            f"{results} holds {content['table']!r} at scale {content['scale']}, "
+            f"expected {table.title!r} at scale {scale.name}; give another --results"
+        )
+    rows = {row.label: row for row in table.rows}
+    found = {}
+    for each in (Result(**row) for row in content["rows"]):
+        row = rows.get(each.row)
+        if row is None or each.config_sha256 != RowSettings.of(row, table.world, scale, each.seed).sha256():
+            raise UserError(
+                f"{results} holds {each.row!r}, seed {each.seed}, of other settings than those of this version; "
+                "give another --results, or delete the file to make all of it again"
+            )
+        found[each.row, each.seed] = each
+    return found, content["command"].split("; ")
 
 
 def write_results(table: PaperTable, rows: Sequence[Result], results: Path, scale: Scale, command: str) -> None:
@@ -60,11 +107,12 @@ def markdown(table: PaperTable, rows: Sequence[Result]) -> str:
     heads = [
         column.replace("validation.", "val. ").replace("samples.", "").replace("_", " ") for column in table.columns
     ]
-    seeds = len({row.seed for row in rows})
+    seeds = [len(_by_seed(rows, row.label)) for row in table.rows]
+    counted = str(max(seeds)) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
     lines = [
         f"# {table.title}",
         "",
-        f"Accuracy in %, {seeds} seeds; in brackets the paper's own number, on its own data.",
+        f"Accuracy in %, {counted} seeds; in brackets the paper's own number, on its own data.",
         "",
         f"| row | synthetic | images seen | {' | '.join(heads)} |",
         "|---" * (len(heads) + 3) + "|",
