@@ -10,7 +10,7 @@ from scipy import stats
 from tailsmith.classification.training import check_train_config
 from tailsmith.cli.main import main
 from tailsmith.data.sources.embedded import as_drawings, load_embedded
-from tailsmith.files import write_json
+from tailsmith.files import read_json, write_json
 from tailsmith.metrics.accuracy import accuracy_table
 from tailsmith.metrics.paired import mean_paired_interval
 from tailsmith.reproduction import comparison, driver, retraining
@@ -143,26 +143,24 @@ def table(right: np.ndarray) -> object:
     )
 
 
+def training(name: str, seed: int, repeat: int, few: float) -> dict[str, object]:
+    test = {"overall": 70.0, "many": 80.0, "medium": 60.0, "few": few}
+    return {"method": name, "seed": seed, "repeat": repeat, "samples": {}, "test": test}
+
+
 def test_differences_are_of_means_over_trainings_with_a_t_interval_over_seeds():
     rng = np.random.default_rng(0)
-    made = {
-        name: {seed: [table(rng.random(300) < share) for _ in range(2)] for seed in range(3)}
-        for name, share in (("right", 0.6), ("other", 0.7))
-    }
-    found = differences(made, "right")
-    assert set(found) == {"other"}
-    few = found["other"]["few"]
-    by_seed = [
-        np.mean([t["shots"]["few"]["accuracy"] for t in made["other"][seed]])
-        - np.mean([t["shots"]["few"]["accuracy"] for t in made["right"][seed]])
-        for seed in range(3)
-    ]
-    assert few["by_seed"] == pytest.approx(by_seed, abs=0.01)
+    few = {name: rng.normal(50, 5, (3, 2)) for name in ("right", "other")}
+    rows = [training(name, *at, each) for name, values in few.items() for at, each in np.ndenumerate(values)]
+    found = differences([*rows, training("other", 7, 0, 0.0)], "right")
+    by_seed = few["other"].mean(1) - few["right"].mean(1)
+    assert set(found) == {"other"} and found["other"]["overall"]["mean"] == 0
+    assert found["other"]["few"]["by_seed"] == pytest.approx(by_seed, abs=0.01)
     low, high = stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
-    assert few["over_seeds"] == pytest.approx([low, high], abs=0.02)
-    alone = differences({name: {0: each[0]} for name, each in made.items()}, "right")["other"]["few"]
-    assert np.isnan(alone["over_seeds"]).all() and np.isfinite(alone["over_images"]).all()
-    assert differences({"other": made["other"]}, "right") == {}
+    assert found["other"]["few"]["over_seeds"] == pytest.approx([low, high], abs=0.02)
+    alone = differences([row for row in rows if row["seed"] == 0], "right")["other"]["few"]
+    assert np.isnan(alone["over_seeds"]).all()
+    assert differences([row for row in rows if row["method"] == "other"], "right") == {}
 
 
 def test_the_interval_over_test_images_is_that_of_many_bootstraps():
@@ -211,6 +209,15 @@ def test_a_comparison_trains_each_half_twice_keeps_what_it_has_and_makes_a_table
     assert {each[2:] for each in trained} == {("uniform", None), ("half_and_half", len(photographs))}
     assert "| real images only |" in said and "87.5 ± 0.0" in said and "drawings, %" in said and "25.0 ± 0.0" in said
     assert main(command) == 0 and len(trained) == 8
+    elsewhere = ["reproduce", "gap", "--out", str(tmp_path / "elsewhere"), "--results", str(tmp_path / "r.json")]
+    assert main([*elsewhere, "--seeds", "2"]) == 0 and len(trained) == 12  # seeds are added to a file
+    kept = read_json(tmp_path / "r.json")
+    assert sorted({row["seed"] for row in kept["rows"]}) == [0, 1, 2] and "; tailsmith reproduce" in kept["command"]
+    assert len(kept["differences"]["real images only"]["few"]["by_seed"]) == 3
+    write_json(tmp_path / "r.json", {**kept, "config_sha256": "of others"})
+    assert main([*elsewhere, "--seeds", "2"]) == 2
+    assert "holds trainings of other settings than this version's; give another --results" in capsys.readouterr().err
+    write_json(tmp_path / "r.json", kept)
     monkeypatch.setattr(comparison, "seeded", lambda config, seed: config)
     halves[1] = Half("photographs", photographs.select([0, 1]))
     with pytest.raises(ValueError, match="holds trainings with other images or settings; use another --out"):
@@ -218,10 +225,7 @@ def test_a_comparison_trains_each_half_twice_keeps_what_it_has_and_makes_a_table
 
 
 def test_a_table_of_one_seed_has_no_interval(tmp_path):
-    rows = [
-        {"method": name, "seed": 0, "repeat": 0, "samples": {}, "test": {"overall": 70.0, "few": 50.0}}
-        for name in ("right", "random")
-    ]
+    rows = [training(name, 0, 0, 50.0) for name in ("right", "random")]
     write_json(tmp_path / "r.json", {"command": "", "rows": rows, "differences": {}})
     assert halves_table(tmp_path / "r.json").splitlines()[-1] == "| random | 70.0 | 50.0 | – |"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
@@ -20,6 +22,11 @@ def to_dict(config: Any) -> dict[str, Any]:
     """A configuration as plain dicts and lists, as YAML and JSON write them."""
     plain: dict[str, Any] = _plain(asdict(config))
     return plain
+
+
+def sha256_of(plain: Any) -> str:
+    """Of plain dicts and lists; in hexadecimal digits, the same whatever the order of keys."""
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

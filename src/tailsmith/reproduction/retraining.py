@@ -36,7 +36,7 @@ class Half:
 
 
 def trained_rows(world: World, half: Half, seed: int) -> Iterator[dict[str, Any]]:
-    """A row per training: {"method", "seed", "repeat", "images", "facts", "test", "correct"}; kept, and not made twice.
+    """A row per training: {"method", "seed", "repeat", "samples", "test"}; kept, and not made twice.
 
     Everything is trained by the run's settings for real and synthetic images, also where there are no synthetic ones.
     """
@@ -58,11 +58,6 @@ def trained_rows(world: World, half: Half, seed: int) -> Iterator[dict[str, Any]
             "samples": facts,
             "test": {name: None if value is None else round(value, 2) for name, value in test.items()},
         }
-
-
-def table_of(world: World, name: str, repeat: int) -> AccuracyTable:
-    """Of one training of a half."""
-    return AccuracyTable(read_json(world.directory.path / "halves" / name / f"training-{repeat}.json"))
 
 
 def _trained(world: World, half: Half, config: TrainConfig, path: Path, repeat: int) -> AccuracyTable:

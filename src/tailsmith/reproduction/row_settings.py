@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, replace
 
 from tailsmith.classification.config import TrainConfig
@@ -11,7 +9,7 @@ from tailsmith.reproduction.driver import seeded
 from tailsmith.reproduction.rows import Row
 from tailsmith.reproduction.worlds import Scale
 from tailsmith.runs.config import RunConfig, synthesis_of
-from tailsmith.settings import changed, to_dict
+from tailsmith.settings import changed, sha256_of, to_dict
 
 
 @dataclass(frozen=True)
@@ -49,4 +47,4 @@ class RowSettings:
         }
         if self.set_name:
             settings |= {"synthesis": to_dict(synthesis_of(config, self.set_name)), "generator": config.generator}
-        return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        return sha256_of(settings)[:16]

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from tailsmith.guidance.config import PER_IMAGE
+from tailsmith.settings import sha256_of
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan_checks import Number, Whole, request_columns
 from tailsmith.synthesis.storage import Storage
@@ -55,30 +56,26 @@ def identity_parts(table: pd.DataFrame, meta: dict[str, Any]) -> Parts:
     decoder = meta.get("decoder_sha256") or feedback.get("decoder")
     return {
         OF_ROWS: hash_of_rows(table),
-        "class or attribute names": _hash([meta["class_names"], meta["attribute_names"]]),
-        "precision": _hash({"dtype": said(meta["synthesis"], "dtype")}),
-        "guided_by": _hash(said(meta["synthesis"], "guided_by")),
-        "feedback settings": _hash({f"feedback_{name}": feedback.get(name) for name in OF_FEEDBACK}),
-        "stored size or format": _hash(Storage.of(meta["synthesis"]).effect()),
-        "generator": _hash(meta.get("generator_sha256") or meta.get("generator")),
-        "decoder": _hash(decoder if guided else None),
-        "classifier": _hash(meta.get("classifier_sha256")),
-        "version of rendering": _hash(meta.get("rendering", 1)),
+        "class or attribute names": sha256_of([meta["class_names"], meta["attribute_names"]]),
+        "precision": sha256_of({"dtype": said(meta["synthesis"], "dtype")}),
+        "guided_by": sha256_of(said(meta["synthesis"], "guided_by")),
+        "feedback settings": sha256_of({f"feedback_{name}": feedback.get(name) for name in OF_FEEDBACK}),
+        "stored size or format": sha256_of(Storage.of(meta["synthesis"]).effect()),
+        "generator": sha256_of(meta.get("generator_sha256") or meta.get("generator")),
+        "decoder": sha256_of(decoder if guided else None),
+        "classifier": sha256_of(meta.get("classifier_sha256")),
+        "version of rendering": sha256_of(meta.get("rendering", 1)),
     }
 
 
 def identity(parts: Parts) -> str:
     """What is made and stored as versions made it that knew nothing else counts as theirs."""
-    return _hash({name: part for name, part in parts.items() if (name, part) not in _AS_EVER})
+    return sha256_of({name: part for name, part in parts.items() if (name, part) not in _AS_EVER})
 
 
 def said(settings: Mapping[str, str], name: str) -> str:
     """One of OF_ALL by a plan's metadata, synthesis; also of a plan that is older than the setting."""
     return settings.get(name, UNSAID[name])
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def hash_of_rows(table: pd.DataFrame) -> str:
@@ -97,4 +94,4 @@ def hash_of_rows(table: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-_AS_EVER = {("stored size or format", _hash(Storage().effect())), ("guided_by", _hash(UNSAID["guided_by"]))}
+_AS_EVER = {("stored size or format", sha256_of(Storage().effect())), ("guided_by", sha256_of(UNSAID["guided_by"]))}
