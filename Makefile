@@ -17,12 +17,16 @@ demo: install                       ## the main job, end to end, on the embedded
 test: install                       ## lint is `make lint`
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+test-faults: install                ## processes that are killed, hang or meet a bad disk; needs Ray, which it installs
+	$(BIN)/pip install -q -c constraints.txt -e '.[dev,ray,slurm]'
+	$(BIN)/python -m pytest -m faults tests/faults
+
 lint: install                       ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
-.PHONY: install demo test lint help
+.PHONY: install demo test test-faults lint help

@@ -7,6 +7,7 @@ import os
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,10 @@ from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.interruption import Terminated
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.engines import local
+from tailsmith.synthesis.engines.config import Workers
+from tailsmith.synthesis.engines.local import Report
+from tailsmith.synthesis.engines.status import read_statuses
+from tailsmith.synthesis.fulfilment import ENGINES
 from tailsmith.synthesis.rendering import render_job, written_job
 from tailsmith.synthesis.shards import read_shards
 from test_bad_input import save_classifier
@@ -81,9 +86,8 @@ def test_a_manifest_is_the_dataset(tmp_path, monkeypatch):
 
 def test_workers_make_what_one_process_makes(plan, guide, one_worker, tmp_path, monkeypatch):
     told: list[int] = []
-    real = local.run_job
-    monkeypatch.setattr(
-        local, "run_job", lambda job, n, advance: real(job, n, lambda more: (told.append(more), advance(more)))
+    monkeypatch.setitem(
+        ENGINES, "local", lambda job, n, advance: local.run_job(job, n, lambda more: (told.append(more), advance(more)))
     )
     made = tailsmith.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
     assert len(made) == len(plan) == sum(told)
@@ -91,34 +95,42 @@ def test_workers_make_what_one_process_makes(plan, guide, one_worker, tmp_path, 
     assert largest_difference(shared, one_worker) <= 1
     np.testing.assert_allclose(shared["criterion_value"], one_worker["criterion_value"], rtol=1e-3, atol=0.05)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".") and path.name != ".plan-lock"]
+    statuses = read_statuses(tmp_path)
+    assert [each.ended for each in statuses] == ["finished"] * 2 and len({each.process for each in statuses}) == 2
+    assert sum(each.images for each in statuses) == len(plan)
+
+
+def started_and(monkeypatch, then):
+    """`then(process)` for each worker process that the local engine starts."""
+    start = local._Crew._start
+
+    def begin(crew, slot):
+        start(crew, slot)
+        then(slot.process)
+
+    monkeypatch.setattr(local._Crew, "_start", begin)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGKILL")
-def test_a_killed_worker_leaves_its_shard_to_the_others(plan, guide, one_worker, tmp_path, monkeypatch, caplog):
-    real = local._follow
+def test_a_killed_worker_is_replaced(plan, guide, one_worker, tmp_path, monkeypatch, caplog):
+    started: list[int] = []
 
-    def kill_one(processes, advance):
-        first = next(iter(processes.values()))
-        os.kill(first.pid, signal.SIGKILL)
-        real(processes, advance)
+    def kill_the_first(process):
+        started.append(process.pid)
+        if len(started) == 1:
+            os.kill(process.pid, signal.SIGKILL)
 
-    monkeypatch.setattr(local, "_follow", kill_one)
+    started_and(monkeypatch, kill_the_first)
     tailsmith.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
-    assert "worker 0 was killed (exit code -9)" in caplog.text
+    assert "worker 0 was killed (exit code -9)" in caplog.text and len(started) == 3
     assert largest_difference(read_shards(tmp_path, plan), one_worker) <= 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs SIGTERM")
 def test_sigterm_ends_the_workers_and_the_same_call_goes_on(plan, guide, one_worker, tmp_path, monkeypatch):
-    real = local._follow
-
-    def stop(processes, advance):
-        os.kill(os.getpid(), signal.SIGTERM)
-        real(processes, advance)
-
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(local, "_follow", stop)
+        started_and(patch, lambda process: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Terminated):
             tailsmith.synthesize(plan, DATASET, tmp_path, classifier=guide, workers=2)
     assert signal.getsignal(signal.SIGTERM) is before and not list(tmp_path.glob(".job*"))
@@ -130,35 +142,67 @@ def test_a_worker_that_refuses_speaks_through_the_caller(plan, guide, tmp_path):
     with written_job(plan, DATASET, tmp_path, plan.shards, guide, None, 4) as job:
         other = replace(job, plan_identity="another")
         with pytest.raises(ValueError, match="is not the plan that this job is of"):
-            local.run_job(other, 1, print)
+            local.run_job(other, Workers(1), print)
 
 
 class Ended:
-    """The process of a worker that was killed."""
+    """The process of a worker that has ended."""
 
-    name, exitcode = "worker 0", -9
+    name, exitcode, pid = "worker 0", -9, 0
 
-    def join(self):
+    def __init__(self, exitcode=-9):
+        self.exitcode = exitcode
+
+    def join(self, seconds=None):
         pass
 
+    def is_alive(self):
+        return False
 
-def test_workers_that_were_all_killed_are_one_line_for_the_user():
-    receiver, sender = multiprocessing.Pipe(duplex=False)
-    sender.close()
+
+def crew_of(monkeypatch, reports, exitcode):
+    """A crew of one whose worker says this each time, and then ends."""
+
+    def start(crew, slot):
+        receiver, sender = multiprocessing.Pipe(duplex=False)
+        for each in reports:
+            sender.send(each)
+        sender.close()
+        slot.process, crew.receivers[receiver] = Ended(exitcode), slot
+        starts.append(slot.number)
+
+    starts: list[int] = []
+    monkeypatch.setattr(local._Crew, "_start", start)
+    advanced: list[int] = []
+    return local._Crew(None, Workers(1), advanced.append), starts, advanced
+
+
+def test_workers_that_are_all_killed_again_and_again_are_one_line_for_the_user(monkeypatch):
+    crew, starts, _ = crew_of(monkeypatch, [], -9)
     with pytest.raises(UserError, match=r"all workers were killed; .* run the same command again, with fewer workers"):
-        local._follow({receiver: Ended()}, print)
+        crew.work()
+    assert len(starts) == 1 + local.RESTARTS
+
+
+def test_what_a_killed_worker_had_not_written_is_not_counted(monkeypatch):
+    monkeypatch.setattr(local, "RESTARTS", 0)
+    made = [Report(3), Report(finished=True), Report(2)]
+    crew, _, advanced = crew_of(monkeypatch, made, -9)
+    with pytest.raises(UserError, match="all workers were killed"):
+        crew.work()
+    assert sum(advanced) == 3
 
 
 @pytest.mark.parametrize(
-    ("error", "raised", "said"),
+    ("error", "raised", "said", "times"),
     [
-        (UserError("mend this"), UserError, "mend this"),
-        (OSError(errno.ENOSPC, "full", "shard.parquet"), OSError, "shard.parquet"),
-        (ValueError("of numpy"), RuntimeError, "ValueError: of numpy"),
+        (UserError("mend this"), UserError, "mend this", 1),
+        (OSError(errno.ENOSPC, "full", "shard.parquet"), OSError, "shard.parquet", 1),
+        (ValueError("of numpy"), RuntimeError, "ValueError: of numpy", local.FAULTS),
     ],
 )
-def test_a_worker_tells_what_the_user_can_mend_from_a_fault(error, raised, said, monkeypatch):
-    def fail(job, advance):
+def test_a_worker_tells_what_the_user_can_mend_from_a_fault(error, raised, said, times, monkeypatch, tmp_path):
+    def fail(job, advance, *, finished):
         raise error
 
     monkeypatch.setattr(local.signal, "signal", lambda *_: None)
@@ -168,10 +212,13 @@ def test_a_worker_tells_what_the_user_can_mend_from_a_fault(error, raised, said,
     monkeypatch.setattr(local.devices, "use", lambda _: None)
     monkeypatch.setattr(local, "render_job", fail)
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    local._work(None, "cpu", 1, sender)
+    local._work(SimpleNamespace(out=tmp_path), "cpu", 1, 60.0, sender)
+    crew, starts, _ = crew_of(monkeypatch, [receiver.recv()], 0)
     with pytest.raises(raised, match=said) as caught:
-        local._follow({receiver: Ended()}, print)
-    assert getattr(caught.value, "errno", None) == getattr(error, "errno", None)
+        crew.work()
+    assert getattr(caught.value, "errno", None) == getattr(error, "errno", None) and len(starts) == times
+    (status,) = read_statuses(tmp_path)
+    assert said in status.ended
 
 
 @pytest.mark.parametrize(
@@ -201,7 +248,7 @@ def test_a_job_is_paths_hashes_and_numbers(plan, guide, tmp_path):
     ("options", "what"),
     [
         ({"workers": 0}, "workers should be at least 1, got 0"),
-        ({"workers": 2, "pipe": object()}, "2 workers load the plan's generator themselves; leave `pipe` out"),
+        ({"workers": 2, "pipe": object()}, "2 local workers load the plan's generator themselves; leave `pipe` out"),
         ({"workers": 2, "classifier": TinyClassifier()}, "which can't be done with a module of your own"),
     ],
 )

@@ -75,7 +75,7 @@ def test_weights_swapped_while_it_works_are_told_and_not_used(generator, tmp_pat
             swap(generator)
 
     shutil.copytree(generator, tmp_path / "copy")
-    monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", then_swap)
+    monkeypatch.setattr("tailsmith.synthesis.one_shard.write_packed", then_swap)
     with caplog.at_level(logging.WARNING, "tailsmith"):
         tailsmith.synthesize(plan, DATASET, tmp_path / "out", shards=[0, 1])
     assert "have changed since it was loaded; this process still makes images by what it loaded" in caplog.text

@@ -94,7 +94,7 @@ def test_a_plan_of_a_size_in_between_finds_its_shards_or_is_refused(tmp_path, pi
 
 def test_shards_of_versions_that_said_less_are_kept_too(tmp_path, pipe, monkeypatch):
     monkeypatch.setattr(
-        "tailsmith.synthesis.rendering.write_packed",
+        "tailsmith.synthesis.one_shard.write_packed",
         lambda table, path, meta: write_packed(table, path, {k: meta[k] for k in meta if k != "common"}),
     )
     tailsmith.synthesize(SMALL, DATASET, tmp_path, pipe=pipe)

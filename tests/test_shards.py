@@ -1,6 +1,7 @@
 """Whatever lies in a shard's place is checked against the plan: what fails is named, set aside and rendered again."""
 
 import logging
+import os
 import shutil
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 
 import tailsmith
 from rendering import DATASET, tiny_plan
-from tailsmith.data.packed import Damaged, write_packed
+from tailsmith.data.packed import VERIFIED, Damaged, location, read_packed, write_packed
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.sets import chosen_shards, finished_images
 from tailsmith.synthesis.shards import read_shard, read_shards, shard_path, unsound
@@ -100,6 +101,26 @@ def test_what_is_not_what_was_written(damage, folder, finished, pipe, caplog):
     assert len(finished_images(folder, DATASET)) == 10
 
 
+def test_of_many_shards_those_that_were_read_once_are_not_read_again_until_damage_is_found(folder, monkeypatch):
+    monkeypatch.setattr("tailsmith.synthesis.shards.MANY", 3)
+    assert unsound(folder, PLAN, PLAN.shards) == []
+    read = []
+    monkeypatch.setattr("tailsmith.synthesis.shards.fault_of", lambda path, plan, number: read.append(number))
+    assert unsound(folder, PLAN, PLAN.shards) == [] and read == []
+    shard_path(folder, 1).unlink()
+    os.utime(shard_path(folder, 2), ns=(0, 0))
+    assert unsound(folder, PLAN, PLAN.shards) == [1] and read == [2]
+    assert unsound(folder, PLAN, PLAN.shards) == [1] and read == [2]
+    monkeypatch.undo()
+    path = shard_path(folder, 2)
+    changed(path, "image", lambda image: image[:-1] + b"x")
+    with pytest.raises(ValueError, match="an image differs from its hash"):
+        read_packed(location(path, 0))
+    assert not (folder / VERIFIED).exists()
+    (folder / VERIFIED).write_text('{"plan": [}')  # no JSON: all is read
+    assert unsound(folder, PLAN, PLAN.shards) == [1, 2]
+
+
 def test_what_is_set_aside_is_never_overwritten(folder, pipe):
     for number in (1, 2):
         shard_path(folder, 0).write_bytes(b"%d" % number)
@@ -138,13 +159,13 @@ def test_a_shard_removed_while_synthesis_works_is_made_again(tmp_path, pipe, mon
             shard_path(tmp_path, 0).unlink()
             removed.append(0)
 
-    monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", then_remove)
+    monkeypatch.setattr("tailsmith.synthesis.one_shard.write_packed", then_remove)
     assert len(tailsmith.synthesize(PLAN, DATASET, tmp_path, pipe=pipe)) == 10
     assert removed == [0]
 
 
 def test_a_shard_that_is_always_removed_is_one_line(tmp_path, pipe, monkeypatch):
-    monkeypatch.setattr("tailsmith.synthesis.rendering.write_packed", lambda table, path, meta: None)
+    monkeypatch.setattr("tailsmith.synthesis.one_shard.write_packed", lambda table, path, meta: None)
     with pytest.raises(ValueError, match="was rendered twice and is gone again: something removes it"):
         tailsmith.synthesize(PLAN, DATASET, tmp_path, pipe=pipe)
 

@@ -174,9 +174,9 @@ def synthesize_set(world: World, name: str, guide: Classifier) -> Dataset:
             world.dataset,
             world.directory.synthetic_set(name).folder,
             classifier=guide,
-            pipe=world.generator() if config.workers == 1 else None,
+            pipe=world.generator() if config.crew.in_this_process else None,
             batch_size=config.batch_size,
-            workers=config.workers,
+            workers=config.crew,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tailsmith.classification.config import TrainConfig
-from tailsmith.cli.options import Goal, PlanFile, Reading, Rendering, Sampling
+from tailsmith.cli.options import Goal, PlanFile, Reading, Sampling
 from tailsmith.cli.text import (
     accuracy_text,
     best_validation,
@@ -17,7 +17,6 @@ from tailsmith.cli.text import (
     fit_text,
     nearness_text,
     plan_text,
-    rendered_text,
 )
 from tailsmith.errors import UserError
 from tailsmith.files import to_json, write_json
@@ -25,7 +24,7 @@ from tailsmith.generation.fit.config import FineTuneConfig, FitGeneratorConfig
 from tailsmith.synthesis.config import SynthesisConfig
 
 _NO_CONFIG, _TRAIN, _FINE_TUNE = SynthesisConfig(), TrainConfig(), FineTuneConfig()
-_READING, _GOAL, _SAMPLING, _PLAN_FILE, _RENDERING = Reading(), Goal(), Sampling(), PlanFile(), Rendering()
+_READING, _GOAL, _SAMPLING, _PLAN_FILE = Reading(), Goal(), Sampling(), PlanFile()
 
 
 def inspect(
@@ -158,48 +157,6 @@ def train(
     over = "images" if train.select_by == "image_mean" else "classes"
     print(f"Validation accuracy (mean over {over}): {best_validation(classifier.history)}")
     print(f"Classifier: {out}")
-
-
-def synthesize(
-    plan: Path,  # written by `tailsmith plan`
-    *,
-    data: str,  # the data the plan was made for: it holds the conditioning images
-    out: Path,  # folder for the shards
-    classifier: Path | None = None,  # folder of the classifier that guides; needed where the plan has feedback
-    shards: int | str | None = None,  # only these: 3, or 0,1,2, or 0-9; None = all
-    rendering: Rendering = _RENDERING,
-    reading: Reading = _READING,
-) -> None:
-    """Make the images of a plan, shard by shard; the same command again goes on where it stopped."""
-    from tailsmith import devices
-    from tailsmith.classification.classifier import load_classifier, on_accelerator
-    from tailsmith.runs.outputs import check_folder
-    from tailsmith.synthesis.fulfilment import synthesize
-    from tailsmith.synthesis.plan import Plan
-    from tailsmith.synthesis.plan_identity import said
-    from tailsmith.synthesis.planning import with_dtype
-    from tailsmith.synthesis.sets import chosen_shards, plan_in, rendered
-
-    devices.use(rendering.device)
-    if rendering.batch_size < 1:
-        raise UserError(f"batch_size should be at least 1, got {rendering.batch_size}")
-    check_folder(out, data)
-    given = Plan.read(plan)
-    requests = plan_in(out, given if rendering.dtype is None else with_dtype(given, rendering.dtype))
-    devices.chosen_dtype(said(requests.meta["synthesis"], "dtype"))
-    chosen = requests.shards if shards is None else chosen_shards(str(shards), requests.shards)
-    guide = on_accelerator(load_classifier(classifier)) if classifier else None
-    dataset = reading.load(data)
-    synthesize(
-        requests,
-        dataset,
-        out,
-        classifier=guide,
-        batch_size=rendering.batch_size,
-        shards=chosen,
-        workers=rendering.workers,
-    )
-    print(f"{rendered_text(rendered(out, chosen))}\nImages: {out}")
 
 
 def inspect_samples(

@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from jsonargparse import ArgumentParser
 
 from tailsmith import __version__
-from tailsmith.cli import commands, compare_command, run_commands
+from tailsmith.cli import commands, compare_command, run_commands, synthesize_command
 from tailsmith.cli.parsing import INVOCATION, parsed, parser_of
 from tailsmith.cli.user_errors import explained
 from tailsmith.errors import UserError, did_you_mean
 from tailsmith.interruption import Terminated
 from tailsmith.terminal import OneLineFormatter, print_any_name, shown
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "demo": run_commands.demo,
     "inspect": commands.inspect,
     "plan": commands.plan,
     "train": commands.train,
-    "synthesize": commands.synthesize,
+    "synthesize": synthesize_command.synthesize,
     "inspect-samples": commands.inspect_samples,
     "evaluate": commands.evaluate,
     "run": run_commands.run,
@@ -42,7 +42,10 @@ TRACEBACK = "TAILSMITH_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0, 2 for what the user can mend, 130 or 143 after Ctrl-C or SIGTERM."""
+    """Run one command and return the exit code.
+
+    0; 2 for what the user can mend; 3 where requests were given up; 130 or 143 after Ctrl-C or SIGTERM.
+    """
     try:
         print_any_name()
         with _quiet_libraries():
@@ -82,8 +85,7 @@ def _run(argv: list[str]) -> int:
     arguments = parsed(argv[0], function, argv[1:])
     if INVOCATION in inspect.signature(function).parameters:
         arguments[INVOCATION] = shlex.join(["tailsmith", *argv])
-    function(**arguments)
-    return 0
+    return function(**arguments) or 0
 
 
 def _check_processes(name: str) -> None:
@@ -124,7 +126,7 @@ def _fail(line: str, code: int) -> int:
     return code
 
 
-def _first_line(function: Callable[..., None]) -> str:
+def _first_line(function: Callable[..., int | None]) -> str:
     return (inspect.getdoc(function) or "").splitlines()[0]
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from tailsmith.synthesis.engines.config import Workers
 
 if TYPE_CHECKING:
     from tailsmith.data.dataset import Dataset
@@ -62,5 +64,24 @@ class Rendering(Options):
 
     batch_size: int = 64  # images at a time
     workers: int = 1  # processes that render: one per accelerator, or sharing the CPU's cores
+    engine: str = "local"  # who starts them: local | ray | slurm
+    engine_options: dict[str, str] = field(
+        default_factory=dict
+    )  # of ray: {address: ..}; of slurm: {slurm_partition: ..}
+    stalled_after: float = 1800.0  # seconds without a new image, after which a worker counts as hung and is replaced
     dtype: str | None = None  # fp32 | fp16 (accelerators only) | bf16, kept with the shards; None = the plan's
     device: str = "auto"  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
+
+    @property
+    def crew(self) -> Workers:
+        """ValueError for what can't be."""
+        return Workers(self.workers, self.engine, self.engine_options, self.stalled_after)
+
+
+@dataclass(frozen=True)
+class OfPaper(Options):
+    """For the paper's own tables and figures."""
+
+    rows: tuple[str, ...] = ()  # of one of the tables, by their labels; [] = all
+    scale: str = "embedded"  # tiny (minutes, means nothing) | embedded | full (with --data)
+    data: str | None = None  # the folder of the benchmark, at full scale

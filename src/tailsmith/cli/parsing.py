@@ -34,7 +34,7 @@ SHORT = {"--dtype": "--synthesis.dtype"}  # of a section, where the command has 
 SHORT |= {f"--synthesis.{old}": f"--synthesis.feedback.{new}" for old, new in MOVED.items()}
 
 
-def parser_of(name: str, function: Callable[..., None]) -> ArgumentParser:
+def parser_of(name: str, function: Callable[..., int | None]) -> ArgumentParser:
     """The options of a command, from the signature of its function."""
     hints = get_type_hints(function)
     positional, optional = _parameters(function)
@@ -97,7 +97,7 @@ def _check_config_files(argv: Sequence[str]) -> None:
                 raise UserError(f"--config {path} should hold options and their values, as in `target: 20`")
 
 
-def _parameters(function: Callable[..., None]) -> tuple[list[inspect.Parameter], list[inspect.Parameter]]:
+def _parameters(function: Callable[..., int | None]) -> tuple[list[inspect.Parameter], list[inspect.Parameter]]:
     """(positional, optional) parameters that the command line gives."""
     given = [each for each in inspect.signature(function).parameters.values() if each.name != INVOCATION]
     positional = [each for each in given if each.kind is not each.KEYWORD_ONLY and each.name != SPREAD]
@@ -117,7 +117,7 @@ def _has_default(parameter: inspect.Parameter) -> bool:
     return parameter.default is not inspect.Parameter.empty
 
 
-def _describe(parser: ArgumentParser, function: Callable[..., None]) -> None:
+def _describe(parser: ArgumentParser, function: Callable[..., int | None]) -> None:
     """Comments of the source as help; sections named by the prefix of their options."""
     spread = [SPREAD, *(name for name, hint in get_type_hints(function).items() if _is_spread(hint))]
     comments = {re.sub(rf"^(?:{'|'.join(spread)})\.", "", key): text for key, text in _comments(function).items()}
@@ -145,7 +145,7 @@ def _comments(source: Any) -> dict[str, str]:
     return found
 
 
-def parsed(name: str, function: Callable[..., None], argv: list[str]) -> dict[str, Any]:
+def parsed(name: str, function: Callable[..., int | None], argv: list[str]) -> dict[str, Any]:
     """The arguments for the command's function; ValueError in one line for what can't be parsed."""
     parser = parser_of(name, function)
     argv = _normalized(argv, parser)

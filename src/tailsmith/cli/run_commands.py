@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tailsmith.cli.options import Reading
+from tailsmith.cli.options import OfPaper, Reading
+from tailsmith.cli.synthesize_command import said_of_given_up
 from tailsmith.cli.text import arms_text
 from tailsmith.errors import UserError
-from tailsmith.runs.config import RunConfig
+from tailsmith.runs.config import RunConfig, sets_of
 from tailsmith.studies.grid.config import GridConfig
 
-_READING = Reading()
+_READING, _OF_PAPER = Reading(), OfPaper()
 
 
 def demo(
@@ -21,7 +22,7 @@ def demo(
     write_data: Path | None = None,  # only write the task's images as an ordinary folder here
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     command: str = "tailsmith demo",
-) -> None:
+) -> int:
     """Run the whole recipe on the embedded photographs: up to eight minutes on two cores, no download."""
     from tailsmith.data.sources.embedded import TASKS, load_embedded
 
@@ -37,11 +38,11 @@ def demo(
         print(f"{task}: {len(dataset):,} images in {write_data}/SPLIT/CLASS/*.png")
         print(f"{write_data}/metadata.csv has a row per image: path, label, attribute, split.")
         print(f"Look at it with: tailsmith inspect {write_data}")
-        return
+        return 0
     from tailsmith.experiment import demo_config
 
     print(f"Embedded task {task}: train, plan, synthesize, retrain, evaluate. Up to eight minutes on two cores.")
-    run(demo_config(task), out=out, device=device, command=command)
+    return run(demo_config(task), out=out, device=device, command=command)
 
 
 def run(
@@ -51,12 +52,13 @@ def run(
     recipe: str | None = None,  # a published benchmark and its settings; --data is then the root of its images
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     command: str = "tailsmith run",
-) -> None:
+) -> int:
     """The whole recipe: train, plan, synthesize, retrain, evaluate, report; again, it goes on."""
     from tailsmith import devices, experiment
     from tailsmith.data.sources.recipes import data_of
     from tailsmith.runs.directory import RunDirectory
     from tailsmith.runs.report import arm_tables, verdict
+    from tailsmith.synthesis.tries import given_up
 
     devices.use(device)
     config = replace(config, data=data_of(recipe, config.data))
@@ -64,6 +66,8 @@ def run(
     directory = RunDirectory(out)
     print(arms_text(arm_tables(directory, config)))
     print(f"\n{verdict(directory, config)}\nReport: {report_path}")
+    made = {name: directory.synthetic_set(name).results() for name in sets_of(config)}
+    return said_of_given_up({f"{name} {at}": why for name, each in made.items() for at, why in given_up(each).items()})
 
 
 def report(
@@ -85,9 +89,7 @@ def reproduce(
     out: Path,  # folder for the run directories
     results: Path,  # JSON file for the numbers
     seeds: tuple[int, ...] = (0, 1, 2),  # of data, classifiers and synthesis together
-    rows: tuple[str, ...] = (),  # of one of the paper's tables, by their labels; [] = all
-    scale: str = "embedded",  # of the paper's tables: tiny (minutes, means nothing) | embedded | full (with --data)
-    data: str | None = None,  # the folder of the benchmark, at full scale
+    paper: OfPaper = _OF_PAPER,
     device: str = "auto",  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one
     command: str = "tailsmith reproduce",
 ) -> None:
@@ -97,8 +99,8 @@ def reproduce(
     from tailsmith.reproduction.worlds import Scale
     from tailsmith.runs.outputs import check_folder, check_json_file
 
-    asked = Reproduction(out, results, seeds, Scale(scale, data), command, rows)
-    run_experiment = experiment_of(experiment, asked.scale, rows)
+    asked = Reproduction(out, results, seeds, Scale(paper.scale, paper.data), command, paper.rows)
+    run_experiment = experiment_of(experiment, asked.scale, asked.rows)
     if not seeds:
         raise UserError("reproduce needs at least one seed, got none; give --seeds [0]")
     devices.use(device)

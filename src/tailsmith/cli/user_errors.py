@@ -18,6 +18,8 @@ _MENDABLE = (
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY),
 )
 
+_FAILING = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EREMOTEIO)  # a disk, or a network's
+
 # What jsonargparse says of a value in a section that may be absent (`search`), around what it says of that value.
 _SECTION = r"Parser key \"([\w.]+)\":.*? Problem with given class_path '[\w.]+': (.*) - Expected a <class 'NoneType'>"
 
@@ -70,6 +72,12 @@ def explained(error: Exception) -> str | None:
         return f"disk full{where}; free space and run the same command again, nothing already written is lost"
     if number in _MENDABLE and path:
         return f"{_cut(str(path))}: {os.strerror(number)}; check the path and its permissions"
+    if number in _FAILING:
+        where = f" with {_cut(str(path))}" if path else ""
+        return (
+            f"the file system fails{where}: {os.strerror(number)}; check the disk or network, and run the same command "
+            "again, nothing already written is lost"
+        )
     if isinstance(error, MemoryError) or _out_of_memory(error):
         return "out of memory; give smaller images, fewer at a time, or a smaller target, or use a larger machine"
     return None

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -27,6 +27,7 @@ LOCATION = re.compile(r"(.+\.parquet)#(\d+)")
 ROW_GROUP_BYTES = 64 * 1024  # the most that is read for one image smaller than that; a larger one is read alone
 REMEMBERED = 64  # shards whose directory of row groups is kept: a megabyte each for photographs
 IMAGE, IMAGE_HASH, CHECKSUM = "image", "image_sha256", "checksum"
+VERIFIED = "verified.json"  # beside many shards: which were read whole, and found sound
 ADVICE = "synthesize again: that sets the file aside and makes its images anew"
 
 
@@ -117,6 +118,8 @@ def check_images(path: Path) -> None:
 
 def _check_image(path: Path, group: pa.Table, row: int) -> None:
     if hashlib.sha256(group[IMAGE][row].as_buffer() or b"").hexdigest() != group[IMAGE_HASH][row].as_py():
+        with suppress(OSError):  # what was sound once isn't any more: the next synthesis looks at all of it
+            path.with_name(VERIFIED).unlink(missing_ok=True)
         raise Damaged(f"{path} is damaged (an image differs from its hash)")
 
 

@@ -12,6 +12,7 @@ from tailsmith.errors import UserError
 from tailsmith.runs.arms import GUIDE, SETS, Arm, arm_of, check_sets
 from tailsmith.settings import MOST, changed
 from tailsmith.synthesis.config import SynthesisConfig
+from tailsmith.synthesis.engines.config import Workers
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ class RunConfig:
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     batch_size: int = 64  # of synthesis
     workers: int = 1  # processes that synthesize: one per accelerator, or sharing the CPU's cores
+    engine: str = "local"  # who starts them: local | ray | slurm
+    engine_options: dict[str, str] = field(
+        default_factory=dict
+    )  # of ray: {address: ..}; of slurm: {slurm_partition: ..}
+    stalled_after: float = 1800.0  # seconds without a new image, after which a worker counts as hung and is replaced
     study_scales: tuple[float, ...] = (0.0, 0.01, 0.02, 0.04)  # omegas at which a few samples are looked at
 
     def __post_init__(self) -> None:
@@ -76,9 +82,14 @@ class RunConfig:
             raise UserError(f"arms should include {GUIDE!r}, the classifier that guides; got {list(self.arms)}")
         if self.per not in ("class", "group"):
             raise UserError(f"per should be 'class' or 'group', got {self.per!r}")
-        for name in ("batch_size", "workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} should be at least 1, got {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size should be at least 1, got {self.batch_size}")
+        _ = self.crew
+
+    @property
+    def crew(self) -> Workers:
+        """Who synthesizes."""
+        return Workers(self.workers, self.engine, self.engine_options, self.stalled_after)
 
 
 def arms_of(config: RunConfig) -> list[Arm]:

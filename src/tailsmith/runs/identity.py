@@ -16,6 +16,9 @@ OF_DATA = ("data", "skip_corrupt", "max_megapixels")  # what comes of them has a
 COSTS = (  # memory and time only
     "batch_size",
     "workers",
+    "engine",
+    "engine_options",
+    "stalled_after",
     *(f"{stage}.checkpoint_every" for stage in ("real", "mixed")),
     *(f"synthesis.feedback.{name}" for name in WITHOUT_EFFECT),
 )

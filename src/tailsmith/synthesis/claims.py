@@ -27,12 +27,13 @@ from tailsmith.errors import UserError
 from tailsmith.files import remove_leftovers, set_aside
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.shards import fault_of, shard_path
+from tailsmith.synthesis.tries import Tries
 
 log = logging.getLogger(__name__)
 STALE_SECONDS = 600.0  # also how far the clocks of machines may be apart
 UNWRITTEN_SECONDS = 10.0  # a claim that still says nothing is of a process that was killed as it made it
 TOUCH_SECONDS = 30.0
-POLL_SECONDS = 1.0
+POLL_SECONDS, LONGEST_POLL_SECONDS = 1.0, 15.0
 CLAIM = re.compile(r"\.shard-(\d+)\.claim")
 
 _held: set[str] = set()  # tokens of this process's claims: a claim with its number and another token is a ghost's
@@ -42,40 +43,62 @@ def claim_path(folder: Path, number: int) -> Path:
     return folder / f".shard-{number:05d}.claim"
 
 
-def in_turn(folder: Path, plan: Plan, numbers: Sequence[int], others: Callable[[int], object]) -> Generator[int]:
+def in_turn(folder: Path, numbers: Sequence[int], others: Callable[[int], object]) -> Generator[int]:
     """Each of these shards that the caller should render, claimed while it does.
 
     Ends when all are there; shards that other processes claim are waited for, and `others(number)` is called
-    for those that they made. A damaged file in a shard's place is set aside. To be closed if the caller leaves early.
+    for those that they made: with thousands of shards and hundreds of processes none can look into all of them. To be
+    closed if the caller leaves early.
     """
-    waiting, rendered, said = list(numbers), Counter[int](), ""
+    waiting, rendered, said, pause = list(numbers), Counter[int](), "", POLL_SECONDS
     while waiting:
-        left = []
+        left, failed = [], False
         for number in waiting:
             path = shard_path(folder, number)
+            if path.exists():
+                others(number)
+                continue
             with claimed(folder, number) as mine:
                 if not mine:
                     left.append(number)
-                elif _free(path, plan, number):
+                elif path.exists():
+                    others(number)
+                else:
                     if rendered[number] == 2:
                         raise UserError(f"{path} was rendered twice and is gone again: something removes it")
-                    rendered[number] += 1
                     yield number
-                elif not rendered[number]:
-                    others(number)
-        if left == waiting:
+                    if Tries.of(folder, number).path.exists() and not path.exists():
+                        left.append(number)  # to be tried again, by whoever is next
+                        failed = True
+                    else:
+                        rendered[number] += 1
+        if left == waiting and not failed:
             if (waits := _waiting(folder, left)) != said:
                 log.warning("%s", waits)
                 said = waits
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_POLL_SECONDS)
+        else:
+            pause = POLL_SECONDS
         waiting = left or [number for number in numbers if not shard_path(folder, number).exists()]
+
+
+def clear_damaged(folder: Path, plan: Plan, numbers: Sequence[int]) -> None:
+    """Move what is not the plan's out of the place of these shards, but for those that others render."""
+    for number in numbers:
+        path = shard_path(folder, number)
+        if path.exists():
+            with claimed(folder, number) as mine:
+                if mine and (fault := fault_of(path, plan, number)) is not None:
+                    log.warning("%s; set aside as %s, and rendered again", fault, set_aside(path).name)
 
 
 @contextmanager
 def claimed(folder: Path, number: int) -> Iterator[bool]:
     """Inside, the shard is this process's to render if True; False where another one renders it."""
     path, token = claim_path(folder, number), uuid.uuid4().hex
-    if not (_create(path, token) or (_take_over(path) and _create(path, token))):
+    tries = Tries.of(folder, number)
+    if not (_create(path, token) or (_take_over(path, tries) and _create(path, token))):
         yield False
         return
     finished = threading.Event()
@@ -101,20 +124,10 @@ def sweep(folder: Path) -> None:
             found = CLAIM.fullmatch(path.name)
             if found and shard_path(folder, int(found[1])).exists() and _is_stale(path):
                 path.unlink()
-    for path in folder.glob(".begun-*.parquet"):
-        number = path.stem.removeprefix(".begun-")
+    for path in [*folder.glob(".begun-*.parquet"), *folder.glob(".tries-*.jsonl")]:
+        number = path.stem.rpartition("-")[2]
         if number.isdecimal() and shard_path(folder, int(number)).exists():
             path.unlink(missing_ok=True)
-
-
-def _free(path: Path, plan: Plan, number: int) -> bool:
-    """Whether the shard is still to be made; what is not the plan's is moved out of its place."""
-    if not path.exists():
-        return True
-    fault = fault_of(path, plan, number)
-    if fault is not None:
-        log.warning("%s; set aside as %s, and rendered again", fault, set_aside(path).name)
-    return fault is not None
 
 
 def _create(path: Path, token: str) -> bool:
@@ -129,13 +142,14 @@ def _create(path: Path, token: str) -> bool:
     return True
 
 
-def _take_over(path: Path) -> bool:
-    """Move a stale claim out of the way; True where there is none any more.
+def _take_over(path: Path, tries: Tries) -> bool:
+    """Move a stale claim out of the way; True where there is none any more. Its process has failed to finish the shard.
 
     Of two processes that see the same stale claim, the slower one could move the faster one's new claim: it looks at
     what it has moved, and puts that back.
     """
-    seen = _holder(path).get("token")
+    holder = _holder(path)
+    seen = holder.get("token")
     if not _is_stale(path):
         return False
     moved = path.with_name(f"{path.name}.{uuid.uuid4().hex}")
@@ -149,6 +163,7 @@ def _take_over(path: Path) -> bool:
         moved.unlink()
         return False
     moved.unlink()
+    tries.crashed(f"process {holder.get('pid')} on {holder.get('host')}")
     return True
 
 

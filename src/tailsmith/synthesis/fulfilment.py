@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,23 @@ from tailsmith.classification.classifier import WRAPPED, Classifier
 from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
 from tailsmith.errors import UserError
-from tailsmith.synthesis.engines import local
+from tailsmith.synthesis.claims import clear_damaged
+from tailsmith.synthesis.engines import local, ray, slurm
+from tailsmith.synthesis.engines.config import Workers
 from tailsmith.synthesis.hardness import FILE, planned_gaussians
+from tailsmith.synthesis.one_shard import Advance
 from tailsmith.synthesis.plan import Plan, check_shards
 from tailsmith.synthesis.provenance import guide_hash
-from tailsmith.synthesis.rendering import render, worker_of, written_job
+from tailsmith.synthesis.rendering import RenderJob, render, worker_of, written_job
 from tailsmith.synthesis.sets import check_folder, keep_plan
 from tailsmith.synthesis.shards import guides_of, read_shards, synthetic_dataset, unsound
 from tailsmith.terminal import progress_bar
+
+ENGINES: Mapping[str, Callable[[RenderJob, Workers, Advance], None]] = {
+    "local": local.run_job,
+    "ray": ray.run_job,
+    "slurm": slurm.run_job,
+}
 
 
 def synthesize(
@@ -28,36 +38,40 @@ def synthesize(
     pipe: Any = None,
     batch_size: int = 64,
     shards: list[int] | None = None,
-    workers: int = 1,
+    workers: int | Workers = 1,
 ) -> Dataset:
     """Fulfil a plan into `out/shard-*.parquet` and return the synthetic images; the same call resumes.
 
     `dataset` holds the conditioning images, `classifier` guides where the plan has feedback, `pipe` replaces the plan's
     generator (shards then say that its weights are unknown), `shards` limits this call, and what it returns, to some
-    shards. More than one of `workers` are processes of their own, one per accelerator or sharing the CPU's cores, with
-    the plan's own generator. A shard that isn't what was written is set aside and rendered again; one that another
-    process renders is waited for. Raises ValueError for a plan that means nothing, where the classifier, the generator,
-    the decoder or a conditioning image is not the planned one, and where `out` holds another plan's shards.
+    shards. `workers`: in this process if 1; else processes of their own with the plan's generator, as many local ones,
+    one per accelerator or sharing the CPU's cores, where it is a number. A shard that isn't what was written is set
+    aside and rendered again; one that another process renders is waited for. A request that fails a few times is given
+    up: its row says why in column `error`, and what is returned lacks it. Raises ValueError for a plan that means
+    nothing, where the classifier, the generator, the decoder or a conditioning image is not the planned one, and where
+    `out` holds another plan's shards.
     """
     out = Path(out)
     plan.check()
     _check_match(plan, dataset, classifier)
-    _check_workers(workers, classifier, pipe)
+    crew = Workers(workers) if isinstance(workers, int) else workers
+    _check_workers(crew, classifier, pipe)
     plan = check_folder(out, plan)
     mine = plan.shards if shards is None else shards
     check_shards(mine, plan.shards)
     unfinished = unsound(out, plan, mine)
+    clear_damaged(out, plan, unfinished)
     _check_guide(plan, out, [number for number in plan.shards if number not in set(unfinished)], classifier)
     if unfinished:
         total, missing = (sum(map(plan.shard_size, each)) for each in (mine, unfinished))
         gaussians = planned_gaussians(plan, dataset, classifier, out / FILE)
         with progress_bar(total=total, initial=total - missing, desc=f"synthesize {out.name}", unit="image") as bar:
-            if workers == 1:
+            if crew.in_this_process:
                 worker = worker_of(plan, dataset, classifier, pipe, gaussians, batch_size)
                 render(worker, plan, out, unfinished, bar.update, others=bar.update)
             else:
                 with written_job(plan, dataset, out, unfinished, classifier, gaussians, batch_size) as job:
-                    local.run_job(job, workers, bar.update)
+                    ENGINES[crew.engine](job, crew, bar.update)
     else:
         keep_plan(out, plan)
     return synthetic_dataset(read_shards(out, plan, mine), dataset)
@@ -93,14 +107,14 @@ def _check_guide(plan: Plan, out: Path, finished: list[int], classifier: Any) ->
         )
 
 
-def _check_workers(workers: int, classifier: Any, pipe: Any) -> None:
-    if workers < 1:
-        raise UserError(f"workers should be at least 1, got {workers}")
-    if workers > 1 and pipe is not None:
-        raise UserError(f"{workers} workers load the plan's generator themselves; leave `pipe` out, or workers=1")
-    loadable = classifier is None or (isinstance(classifier, Classifier) and classifier.backbone_name != WRAPPED)
-    if workers > 1 and not loadable:
+def _check_workers(crew: Workers, classifier: Any, pipe: Any) -> None:
+    if crew.in_this_process:
+        return
+    count = f"{crew.count} {crew.engine} worker{'s' if crew.count > 1 else ''}"
+    if pipe is not None:
+        raise UserError(f"{count} load the plan's generator themselves; leave `pipe` out, or workers=1")
+    if not (classifier is None or (isinstance(classifier, Classifier) and classifier.backbone_name != WRAPPED)):
         raise UserError(
-            f"{workers} workers load the classifier from a folder, which can't be done with a module of your own; use "
+            f"{count} load the classifier from a folder, which can't be done with a module of your own; use "
             "workers=1, or one that tailsmith trained"
         )

@@ -23,9 +23,9 @@ from tailsmith.settings import from_dict
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.storage import Storage
 
-CONDITIONINGS = ("text", "image", "image+text")
-GUIDED_BY = ("image+text", "text")
+CONDITIONINGS, GUIDED_BY = ("text", "image", "image+text"), ("image+text", "text")
 RESULTS = ("image", "image_sha256", "criterion_value", "skipped_steps", "retries", "black", "seconds")  # of a shard
+ERROR = "error"  # of a request that was given up; a column of the shards that have one
 LARGEST = 2**63 - 1
 SHA256 = re.compile(r"[0-9a-f]{64}")
 REQUESTS = 10**8  # at most in one plan: a hundred times the paper's, and what memory holds
@@ -130,7 +130,7 @@ def check_plan(table: pd.DataFrame, meta: Any) -> None:
     columns = request_columns(len(meta["class_names"]), len(meta["attribute_names"]))
     if lacking := [name for name in columns if name not in table.columns]:
         raise UserError(f"it lacks the column {lacking[0]!r}; a plan has {', '.join(columns)}")
-    if taken := [name for name in RESULTS if name in table.columns]:
+    if taken := [name for name in (*RESULTS, ERROR) if name in table.columns]:
         raise UserError(f"it has a column {taken[0]!r}, which is for what becomes of a request; name it otherwise")
     if not len(table):
         return

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tailsmith import __version__
 from tailsmith.classification.classifier import Classifier
 from tailsmith.devices import chosen_dtype, dtype_name
@@ -121,6 +123,18 @@ def check_renderable(plan: Plan) -> None:
         )
     if plan.meta.get("generator") is None:
         raise UserError("the plan names no generator; make it with `tailsmith plan`")
+
+
+def check_finite(pipe: Any, classifier: Any) -> None:
+    """Raise ValueError for weights that are not finite: all images would show nothing, or none be guided."""
+    parts = {f"the generator's {name}": part for name, part in pipe.components.items()}
+    for what, part in {**parts, "the classifier": classifier}.items():
+        for name, weight in part.named_parameters() if isinstance(part, torch.nn.Module) else ():
+            if not weight.is_meta and not bool(torch.isfinite(weight).all()):  # meta: it waits elsewhere
+                raise UserError(
+                    f"{what} has weights that are not finite ({name}): its training diverged, or its files are "
+                    "damaged; use a sound copy"
+                )
 
 
 def really_by(plan: Plan, pipe: Any, classifier: Any) -> dict[str, str]:

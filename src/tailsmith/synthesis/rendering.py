@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import logging
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from tailsmith.classification.classifier import Classifier, load_classifier, on_accelerator
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.manifest import read_manifest, write_manifest
-from tailsmith.data.packed import IMAGE_HASH, check_images, location, read_packed, read_rows, write_packed
 from tailsmith.errors import UserError
 from tailsmith.files import temporary_folder
 from tailsmith.generation.generator import load_decoder
 from tailsmith.guidance.class_gaussians import ClassGaussians
 from tailsmith.guidance.criteria import criterion_of
 from tailsmith.interruption import terminable
-from tailsmith.synthesis.claims import in_turn
+from tailsmith.synthesis.claims import claimed, in_turn
 from tailsmith.synthesis.hardness import read_gaussians, write_gaussians
+from tailsmith.synthesis.one_shard import Advance, Rendering
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_identity import said
-from tailsmith.synthesis.provenance import check_renderable, planned_pipe, really_by, warn_of_change
+from tailsmith.synthesis.provenance import check_finite, check_renderable, planned_pipe, really_by, warn_of_change
 from tailsmith.synthesis.sets import keep_plan
-from tailsmith.synthesis.shards import begun_path, shard_path
+from tailsmith.synthesis.shards import shard_path
 from tailsmith.synthesis.storage import Storage
 from tailsmith.synthesis.worker import Worker
-
-log = logging.getLogger(__name__)
-Advance = Callable[[int], object]
 
 
 def worker_of(
@@ -41,6 +36,7 @@ def worker_of(
     """Who renders a plan in this process, with the plan's generator or the caller's `pipe`; ValueError for another."""
     check_renderable(plan)
     pipe = planned_pipe(plan, pipe)
+    check_finite(pipe, classifier)
     decoder = load_decoder(
         plan.feedback.decoder if plan.has_feedback else "own",
         plan.meta["generator"],
@@ -60,57 +56,21 @@ def render(
     advance: Advance,
     *,
     others: Advance = lambda images: None,
+    finished: Callable[[], object] = lambda: None,
 ) -> None:
     """Render these shards but for those that get done meanwhile; those that another process renders are waited for.
 
-    `advance` is called with how many more images there are, `others` with those that other processes made. ValueError
-    where the generator, the decoder or a conditioning image is not the planned one.
+    `advance` is called with how many more images there are, `others` with those that other processes made, `finished`
+    when one is written. ValueError where the generator, the decoder or a conditioning image is not the planned one.
     """
     made_by = really_by(plan, worker.pipe, worker.classifier)
     keep_plan(out, plan)
-    turns = in_turn(out, plan, shards, lambda number: others(plan.shard_size(number)))
+    turns = in_turn(out, shards, lambda number: others(plan.shard_size(number)))
     with terminable(), closing(turns):  # lest a claim stays behind
         for number in turns:
             warn_of_change(worker.pipe)
-            _render_shard(worker, plan, number, out, advance, made_by)
-
-
-def _render_shard(
-    worker: Worker, plan: Plan, number: int, out: Path, advance: Advance, made_by: dict[str, str]
-) -> None:
-    """From where an interrupted process left it; interrupted, what is made is kept beside the shard's place."""
-    requests, meta = plan.shard(number), {**made_by, "shard": str(number)}
-    begun = begun_path(out, number)
-    batches = [kept] if (kept := _begun(begun, requests, meta)) is not None else []
-    done = sum(map(len, batches))
-    advance(done)
-    try:
-        for results in worker.render(requests.iloc[done:], plan.feedback) if done < len(requests) else ():
-            batches.append(results)
-            advance(len(results))
-    except KeyboardInterrupt:
-        if batches:
-            write_packed(pd.concat(batches, ignore_index=True), begun, meta)
-        raise
-    write_packed(pd.concat(batches, ignore_index=True), shard_path(out, number), meta)
-    begun.unlink(missing_ok=True)
-
-
-def _begun(path: Path, requests: pd.DataFrame, meta: dict[str, str]) -> pd.DataFrame | None:
-    """The first results of a shard, with their images; None where there are none, or none of the same makers."""
-    if not path.is_file():
-        return None
-    try:
-        check_images(path)
-        rows, known = read_rows(path)
-    except UserError as error:
-        log.warning("%s; these images are made again", error)
-        return None
-    first = requests["request_id"].iloc[: len(rows)].tolist()
-    if {name: known.get(name) for name in meta} != meta or rows["request_id"].tolist() != first:
-        return None
-    images = [read_packed(location(path, row)) for row in range(len(rows))]
-    return rows.drop(columns=IMAGE_HASH).assign(image=images)
+            if Rendering(worker, plan, number, out, made_by).render(advance):
+                finished()
 
 
 @dataclass(frozen=True)
@@ -166,8 +126,27 @@ def written_job(
         yield job
 
 
-def render_job(job: RenderJob, advance: Advance) -> None:
+def render_job(job: RenderJob, advance: Advance, *, finished: Callable[[], object] = lambda: None) -> None:
     """Render a job's shards in this process; ValueError where its files are not what it was made of."""
+    worker, plan = opened(job)
+    first = random.randrange(len(job.shards))  # many that begin at the same shard would be in each other's way
+    shards = [*job.shards[first:], *job.shards[:first]]
+    render(worker, plan, job.out, shards, advance, finished=finished)
+
+
+def render_once(worker: Worker, plan: Plan, made_by: dict[str, str], out: Path, number: int, advance: Advance) -> bool:
+    """One try at one shard; whether it is there now. False where another process renders it, or a request failed.
+
+    `made_by` as `provenance.really_by` has it.
+    """
+    with claimed(out, number) as mine:
+        return mine and (
+            shard_path(out, number).exists() or Rendering(worker, plan, number, out, made_by).render(advance)
+        )
+
+
+def opened(job: RenderJob) -> tuple[Worker, Plan]:
+    """Who renders a job in this process, and its plan; ValueError where its files are not what it was made of."""
     plan = Plan.read(job.plan)
     if plan.identity != job.plan_identity:
         raise UserError(f"{job.plan} is not the plan that this job is of; make the job again")
@@ -179,5 +158,4 @@ def render_job(job: RenderJob, advance: Advance) -> None:
         gaussians = read_gaussians(job.gaussians, {"classifier_sha256": str(job.classifier_sha256)})
         if gaussians is None:
             raise UserError(f"{job.gaussians} holds no class Gaussians of this job's classifier; make the job again")
-    worker = worker_of(plan, read_manifest(job.conditioning), classifier, None, gaussians, job.batch_size)
-    render(worker, plan, job.out, job.shards, advance)
+    return worker_of(plan, read_manifest(job.conditioning), classifier, None, gaussians, job.batch_size), plan

@@ -17,6 +17,7 @@ from tailsmith.locks import exclusive
 from tailsmith.synthesis.claims import sweep
 from tailsmith.synthesis.plan import Plan, check_shards
 from tailsmith.synthesis.shards import read_shards, shard_path, synthetic_dataset
+from tailsmith.synthesis.tries import given_up
 
 PLAN, LOCK = "plan.parquet", ".plan-lock"
 
@@ -117,11 +118,12 @@ def finished_images(folder: Path, dataset: Dataset) -> Dataset:
 
 
 def rendered(folder: Path, shards: Sequence[int]) -> dict[str, Any]:
-    """How many images, how fast, and what feedback skipped."""
+    """How many images, how fast, what feedback skipped, and which requests were given up."""
     made = pd.concat([read_rows(shard_path(folder, number))[0] for number in shards], ignore_index=True)
     return {
         "images": len(made),
         "shards": len(shards),
         "seconds_per_image": float(made["seconds"].mean()),
         "skipped_steps": int(made["skipped_steps"].sum()),
+        "given_up": given_up(made),
     }

@@ -7,19 +7,23 @@ shards as a whole is in sets.py.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
 
 from tailsmith.data.dataset import Dataset, make_table
-from tailsmith.data.packed import CHECKSUM, IMAGE_HASH, Damaged, check_images, location, read_meta, read_rows
+from tailsmith.data.packed import CHECKSUM, IMAGE_HASH, VERIFIED, Damaged, check_images, location, read_meta, read_rows
 from tailsmith.errors import UserError
+from tailsmith.files import read_json, write_json
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import RESULTS, request_columns
 
 log = logging.getLogger(__name__)
+MANY = 100  # shards, from which on it is remembered which were read
 THREADS = 8  # hashing and reading release Python's lock
 
 
@@ -54,15 +58,47 @@ def read_shard(path: Path, plan: Plan, number: int, *, images: bool) -> pd.DataF
 
 
 def unsound(folder: Path, plan: Plan, numbers: Sequence[int]) -> list[int]:
-    """Which of these shards are to be made: not there, or not what was written. Every byte of the others is read."""
+    """Which of these shards are to be made: not there, or not what was written.
+
+    Every byte of the others is read; of a set of many shards, once: those whose file is as it was then are sound, until
+    somebody finds damage in one of them.
+    """
+    states = _state_of_files(folder, numbers)
+    known = _verified(folder, plan) if len(numbers) >= MANY else {}
 
     def to_be_made(number: int) -> bool:
-        path = shard_path(folder, number)
-        return not path.exists() or fault_of(path, plan, number) is not None
+        state = states[number]
+        return state is None or (
+            known.get(number) != state and fault_of(shard_path(folder, number), plan, number) is not None
+        )
 
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(to_be_made, numbers))
+    if len(numbers) >= MANY:
+        sound = {number: states[number] for number, made in zip(numbers, found, strict=True) if not made}
+        write_json(folder / VERIFIED, {"plan": plan.identity, "files": {**known, **sound}})
     return [number for number, made in zip(numbers, found, strict=True) if made]
+
+
+def _state_of_files(folder: Path, numbers: Sequence[int]) -> dict[int, list[int] | None]:
+    """Size, time of change and inode of each shard, by one look at the folder; None where there is none."""
+    with os.scandir(folder) if folder.is_dir() else nullcontext(()) as entries:
+        there = {entry.name: entry.stat() for entry in entries if entry.name.startswith("shard-")}
+    found = ((number, there.get(shard_path(folder, number).name)) for number in numbers)
+    return {number: None if each is None else [each.st_size, each.st_mtime_ns, each.st_ino] for number, each in found}
+
+
+def _verified(folder: Path, plan: Plan) -> dict[int, list[int]]:
+    """Shards that an earlier look found sound, and the state of their files then."""
+    try:
+        content = read_json(folder / VERIFIED)
+        return (
+            {int(number): list(state) for number, state in content["files"].items()}
+            if content["plan"] == plan.identity
+            else {}
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}
 
 
 def guides_of(folder: Path, plan: Plan, numbers: Sequence[int]) -> set[str]:

@@ -59,6 +59,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self._fitting = BatchSize(self.batch_size)
+        self.failed_in_a_row: set[str] = set()  # requests, since one was made
 
     def render(self, requests: pd.DataFrame, config: FeedbackConfig) -> Iterator[pd.DataFrame]:
         """Yield the requests batch by batch, with image (encoded), criterion_value, skipped_steps, retries, black and
