@@ -1,5 +1,7 @@
 """fit-generator --from: tiny random pipelines of the real classes are adapted, by LoRA or as a whole."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -91,6 +93,9 @@ def test_an_interrupted_tuning_goes_on_and_a_finished_one_is_left_alone(generato
     one, other = (load_generator(str(folder)).unet.state_dict() for folder in (whole, out))
     assert all(torch.equal(one[key], other[key]) for key in one)
     monkeypatch.setattr(fitting, "fine_tune", lambda *_: pytest.fail("it trained again"))
+    kept = json.loads((out / "training/config.json").read_text())
+    assert kept["config"].pop("method") == "auto"
+    (out / "training/config.json").write_text(json.dumps(kept))  # as fits before there were methods
     assert fine_tune_generator(DATA, str(generators / "unclip"), out, CONFIG) == out
     with pytest.raises(ValueError, match="fitted with another configuration or dataset; use another --out"):
         fine_tune_generator(DATA.select(DATA.labels < 2), str(generators / "unclip"), out, CONFIG)
@@ -191,6 +196,19 @@ def test_adapters_that_are_merged_change_nothing_of_what_the_denoiser_says():
         after = pipe.unet(*given, encoder_hidden_states=states).sample
     assert torch.allclose(before, after, atol=1e-5)
     assert not [name for name in pipe.unet.state_dict() if "lora" in name or "base_layer" in name]
+
+
+@pytest.mark.parametrize(
+    ("method", "small", "expected"),
+    [("auto", True, "all"), ("auto", False, "lora"), ("lora", True, "lora"), ("all", False, "all")],
+)
+def test_the_size_of_a_denoiser_decides_what_is_trained_unless_a_method_is_named(method, small, expected, monkeypatch):
+    pipe = tiny_sd15()
+    size = sum(weight.numel() for weight in pipe.unet.parameters())
+    monkeypatch.setattr(finetune, "SMALL", size if small else size - 1)
+    config = FineTuneConfig(method=method)
+    assert finetune.method_for(pipe, config) == expected
+    assert (finetune.parameters(pipe, config)[1] == size) == (expected == "all")
 
 
 def test_draws_are_balanced_over_the_classes_that_there_are():

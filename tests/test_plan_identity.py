@@ -127,5 +127,5 @@ def test_a_plan_that_knows_nothing_of_stored_sizes_is_the_one_of_the_defaults():
     earlier = with_meta(synthesis=settings)
     assert earlier.parts == PLAN.parts
     known = {name: part for name, part in PLAN.parts.items() if name not in ("stored size or format", "guided_by")}
-    assert earlier.identity == plan_identity._hash(known)
+    assert earlier.identity == plan_identity.sha256_of(known)
     assert tiny_plan(store_format="jpeg", store_quality=50).identity != tiny_plan(store_format="jpeg").identity

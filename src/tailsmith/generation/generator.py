@@ -21,6 +21,7 @@ from tailsmith.generation.families import WITH_IP_ADAPTER, Family, family_of, ge
 from tailsmith.generation.locations import HUB_ID, Weights, find_weights
 from tailsmith.generation.pipeline_folder import (
     INDEX,
+    class_tokens,
     fitted_classes,
     own_parts,
     read_index,
@@ -101,14 +102,21 @@ class Generator:
             parts.append(sha256_folder(second.folder) if second.folder else f"hub:{second}")
         return "+".join(parts)
 
+    def class_tokens(self, class_names: Sequence[str]) -> dict[str, str]:
+        """Class -> its token in prompts, for those of these classes that it has learned one for (textual inversion)."""
+        return class_tokens(self.folder, class_names) if self.folder else {}
+
     def class_advice(self, class_names: Sequence[str], display_names: Mapping[str, str]) -> str | None:
         """What to do where it lists the classes that it knows, and these are others; None where all is well.
 
         A class counts by its word in the prompt: `display_names` has those that differ from its name.
         """
         known = fitted_classes(self.folder) if self.folder else None
-        unknown = unknown_classes(known, [display_names.get(name, name) for name in class_names]) if known else []
-        if known is None or not unknown:
+        if not known:
+            return None
+        words = [display_names.get(name, name) for name in class_names]
+        unknown = unknown_classes([*known, *self.class_tokens(known).values()], words)
+        if not unknown:
             return None
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         return (

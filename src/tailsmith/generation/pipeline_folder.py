@@ -10,6 +10,7 @@ from tailsmith.files import read_json
 
 INDEX = "model_index.json"
 FITTED = Path("training") / "config.json"  # what fit-generator was run with
+CLASS_TOKENS = "class_tokens.json"  # class -> the token that textual inversion learned for it
 PLAIN = re.compile(r"(?!\.+$)[\w.-]+")  # a name that stays inside the folder
 WRITERS = "`tailsmith fit-generator` or by pipe.save_pretrained"
 
@@ -59,6 +60,16 @@ def fitted_classes(folder: Path) -> tuple[str, ...] | None:
     path = folder / FITTED
     names = read_object(path).get("class_names") if path.is_file() else None
     return tuple(map(str, names)) if isinstance(names, list) else None
+
+
+def class_tokens(folder: Path, class_names: Sequence[str]) -> dict[str, str]:
+    """The tokens that a generator learned for some of these classes, by class; case and spaces don't matter."""
+    path = folder / CLASS_TOKENS
+    learned = read_object(path) if path.is_file() else {}
+    if not all(isinstance(token, str) for token in learned.values()):
+        raise UserError(f"{path} is damaged: it should hold a token for each class, got {learned!r}; fit it again")
+    known = {_words(name): str(token) for name, token in learned.items()}
+    return {name: known[_words(name)] for name in class_names if _words(name) in known}
 
 
 def unknown_classes(known: Sequence[str], wanted: Sequence[str]) -> list[str]:

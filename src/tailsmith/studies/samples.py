@@ -29,6 +29,7 @@ from tailsmith.synthesis import hardness
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.fulfilment import synthesize
 from tailsmith.synthesis.plan_checks import settled
+from tailsmith.synthesis.planning import with_class_tokens
 from tailsmith.synthesis.prediction import Prediction, predict
 from tailsmith.synthesis.provenance import planned_by
 from tailsmith.synthesis.requests import make_plan
@@ -113,11 +114,12 @@ def _measure(study: Study, eyes: Eyes, name: str, varied: SynthesisConfig) -> di
 
 
 def _render(study: Study, name: str, varied: SynthesisConfig) -> Any:
-    config = settled(varied, study.config.generator)
+    generator = study.config.generator
+    config = with_class_tokens(settled(varied, generator), generator, study.dataset.class_names)
     counts = class_counts(study.dataset) if study.config.per == "class" else group_counts(study.dataset)
     wanted = np.zeros(counts.size, dtype=np.int64)
     wanted[rarest(counts)] = PER_CLASS
-    meta = {"study": name, **planned_by(study.config.generator, config, study.guide)}
+    meta = {"study": name, **planned_by(generator, config, study.guide)}
     plan = make_plan(study.dataset, wanted.reshape(counts.shape), config, meta=meta)
     folder = study_folder(study.directory, name)
     synthesize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from tailsmith.errors import UserError
 from tailsmith.generation.fit.captions import CaptionedImages, Captions
 from tailsmith.generation.fit.claim import claim, is_finished
 from tailsmith.generation.fit.conditions import check_tunable, image_size_of
-from tailsmith.generation.fit.config import STEPS, FineTuneConfig, FitGeneratorConfig
+from tailsmith.generation.fit.config import LORA, STEPS, TOKENS, FineTuneConfig, FitGeneratorConfig
 from tailsmith.generation.fit.finetune import Tuning, fine_tune, finish, parameters, sampled_latents
 from tailsmith.generation.fit.recipe import fit
 from tailsmith.generation.fit.saving import check_space
+from tailsmith.generation.fit.tokens import add_class_tokens
 from tailsmith.generation.generator import Generator
 from tailsmith.locks import exclusive
 from tailsmith.metrics.nearness import neighbours
@@ -59,14 +61,18 @@ def fine_tune_generator(
 ) -> Path:
     """Adapt a pretrained generator to the dataset's training split; write its whole pipeline to `out`.
 
-    Validation images stop it, or a tenth of the training images where there are none. The same call resumes. Raises
-    ValueError for a pipeline that can't be tuned, data that can't tune it, a fit that diverges and one that copies.
+    Validation images stop it, or a tenth of the training images where there are none. The same call resumes. By
+    textual inversion only a token for each class is learned, and `out` remembers which: plans name classes by it.
+    Raises ValueError for a pipeline that can't be tuned, data that can't tune it, a fit that diverges and one that
+    copies.
     """
     config, training, out = config or FineTuneConfig(), dataset.split("train"), Path(out)
     found = Generator.find(generator)
     if found.family is not None:
         check_tunable(found.family[0])
     _check_images(training, config.batch_size, "finetune.batch_size")
+    if config.method == TOKENS:
+        _check_tokens(training, config)
     with exclusive(out / "training" / "lock", "fits this generator"):
         known = _captioned(training, 8, config.caption_attribute_probability)  # of any size: it is not looked at
         claim(out, config, known, f"{found.sha256()} {_sha256(training)}")
@@ -74,11 +80,12 @@ def fine_tune_generator(
             return out
         pipe = found.load()
         check_tunable(type(pipe).__name__)
-        check_space(out, *parameters(pipe))
-        tuning = _tuning(dataset, image_size_of(pipe), config)
+        check_space(out, *parameters(pipe, config))
+        tokens = add_class_tokens(pipe, training.class_names) if config.method == TOKENS else {}
+        tuning = _tuning(dataset, image_size_of(pipe), config, tokens)
         real = fine_tune(pipe, tuning, out / "training", config)
         _check_copies(*sampled_latents(pipe, tuning.training, real, config), config, out)
-        finish(pipe, out, found)
+        finish(pipe, out, found, config, tokens)
     return out
 
 
@@ -95,15 +102,18 @@ def check_only(generator: str | None, fit: FitGeneratorConfig, tune: FineTuneCon
         raise UserError(f"--{where}{changed[0]} has no effect {way} --from: {reason}; leave it out")
 
 
-def _tuning(dataset: Dataset, size: int, config: FineTuneConfig) -> Tuning:
+def _tuning(dataset: Dataset, size: int, config: FineTuneConfig, words: Mapping[str, str]) -> Tuning:
+    """`words`: those that captions name classes by, where they differ from their names."""
     training, held_out = dataset.split("train"), dataset.split("val")
     if not len(held_out):
         shuffled = np.random.default_rng(config.seed).permutation(len(training))
+        one_each = np.unique(training.labels[shuffled], return_index=True)[1]
+        order = np.concatenate([np.delete(shuffled, one_each), shuffled[one_each]])  # held out last: each class's last
         last = max(1, round(HELD_OUT * len(training)))
-        training, held_out = training.select(np.sort(shuffled[last:])), training.select(np.sort(shuffled[:last]))
+        training, held_out = training.select(np.sort(order[last:])), training.select(np.sort(order[:last]))
     held_out = held_out.select(np.sort(np.random.default_rng(config.seed).permutation(len(held_out))[:MOST_HELD_OUT]))
     naming = config.caption_attribute_probability
-    return Tuning(_captioned(training, size, naming), _captioned(held_out, size, naming))
+    return Tuning(_captioned(training, size, naming, words), _captioned(held_out, size, naming, words))
 
 
 def _check_copies(real: torch.Tensor, made: torch.Tensor, config: FineTuneConfig, out: Path) -> None:
@@ -130,17 +140,34 @@ def _check_images(training: Dataset, batch_size: int, setting: str) -> None:
         )
 
 
+def _check_tokens(training: Dataset, config: FineTuneConfig) -> None:
+    if unused := config.without_effect():
+        raise UserError(
+            f"finetune.{unused[0]} has no effect with finetune.method={TOKENS}: nothing but tokens is trained, and "
+            "from text alone; leave it out"
+        )
+    empty = np.setdiff1d(np.arange(len(training.class_names)), training.labels)
+    if len(empty):
+        more = f", nor have {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise UserError(
+            f"textual inversion learns a token of each class from its training images, and "
+            f"{training.class_names[empty[0]]!r} has none{more}; add an image, leave the class out, or use "
+            f"finetune.method={LORA}"
+        )
+
+
 def _sha256(training: Dataset) -> str:
     contents = "".join(map(training.content_hash, range(len(training))))
     return hashlib.sha256(contents.encode()).hexdigest()
 
 
-def _captioned(training: Dataset, size: int, naming: float) -> CaptionedImages:
+def _captioned(training: Dataset, size: int, naming: float, words: Mapping[str, str] | None = None) -> CaptionedImages:
     cached, device = Images(training, size), chosen_device()
 
     def images(rows: NDArray[np.int64]) -> torch.Tensor:
         return cached[rows].to(device).float() / 127.5 - 1  # uint8 -> [-1, 1]
 
-    captions = Captions(training.class_names, training.attribute_names)
+    classes = [(words or {}).get(name, name) for name in training.class_names]
+    captions = Captions(classes, training.attribute_names)
     named = naming if training.attribute_names else 0.0
     return CaptionedImages(images, training.labels, training.attributes, captions, named)

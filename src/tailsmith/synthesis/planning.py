@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,7 +54,7 @@ def plan(
 def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) -> SynthesisConfig:
     """The settings with the generator's own defaults; ValueError for what can't work, before anything is planned."""
     check_generator(generator, dataset.class_names, config)
-    config = settled(config, generator)
+    config = with_class_tokens(settled(config, generator), generator, dataset.class_names)
     check_config(config, dataset)
     if config.conditioning != "text":
         check_conditionable(dataset)
@@ -63,6 +64,12 @@ def checked_settings(dataset: Dataset, config: SynthesisConfig, generator: str) 
     if feedback.scale > 0:
         find_decoder(feedback.decoder, generator)
     return replace(config, feedback=replace(feedback, decoder=located_decoder(feedback.decoder)))
+
+
+def with_class_tokens(config: SynthesisConfig, generator: str, class_names: Sequence[str]) -> SynthesisConfig:
+    """The settings with the tokens that a generator learned for classes, where they give these no words themselves."""
+    tokens = Generator.find(generator).class_tokens(class_names)
+    return replace(config, display_names={**tokens, **config.display_names})
 
 
 def missing(dataset: Dataset, target: Target, per: str) -> npt.NDArray[np.int64]:

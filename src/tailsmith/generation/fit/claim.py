@@ -12,6 +12,8 @@ from tailsmith.generation.fit.config import FineTuneConfig, FitGeneratorConfig
 from tailsmith.generation.pipeline_folder import INDEX, read_index, read_object
 from tailsmith.settings import to_dict
 
+ADDED = {"method": FineTuneConfig.method}  # settings that fits of before don't name
+
 
 def is_finished(out: Path) -> bool:
     """Whether the pipeline is there as a whole: its index, which is written last, is sound and so are its parts."""
@@ -44,5 +46,6 @@ def claim(out: Path, config: FitGeneratorConfig | FineTuneConfig, data: Captione
 def _identity(fitted: dict[str, Any]) -> dict[str, Any]:
     """What makes a fit the same one: all but the precision, which a resumed fit may have changed with its machine."""
     config = fitted.get("config")
-    rest = {name: value for name, value in config.items() if name != "bf16"} if isinstance(config, dict) else config
-    return {**fitted, "config": rest}
+    if not isinstance(config, dict):
+        return fitted
+    return {**fitted, "config": {**ADDED, **{name: value for name, value in config.items() if name != "bf16"}}}

@@ -142,13 +142,21 @@ class FitGeneratorConfig:
             )
 
 
+LORA, ALL, TOKENS = "lora", "all", "textual-inversion"
+METHODS = ("auto", LORA, ALL, TOKENS)
+NOT_OF_TOKENS = ("lora_rank", "prior_weight", "prior_images", "text_dropout", "embedding_dropout", "entry_dropout")
+
+
 @dataclass(frozen=True)
 class FineTuneConfig:
     """How a pretrained generator is adapted to the data (--from)."""
 
+    method: str = (
+        "auto"  # lora | all (weights) | textual-inversion (a token per class); auto = by size, one of the first
+    )
     steps: int = 1000  # at most: it stops where held-out images get worse
     batch_size: int = 16
-    learning_rate: float | None = None  # None = 1e-4 for adapters (LoRA), 2e-4 for all weights of a small denoiser
+    learning_rate: float | None = None  # None = 1e-4 for adapters (LoRA), 2e-4 for all weights, 1e-3 for tokens
     lora_rank: int = 16
     evaluate_every: int = 100  # steps between two looks at the held-out images
     patience: int = 3  # looks without a better one before it stops
@@ -165,6 +173,8 @@ class FineTuneConfig:
 
     def __post_init__(self) -> None:
         check_seed(self.seed)
+        if self.method not in METHODS:
+            raise UserError(f"method should be one of {', '.join(METHODS)}, got {self.method!r}")
         check_whole(self, ("steps", "batch_size", "lora_rank", "evaluate_every", "patience", "prior_images"))
         check_not_negative(self, ("prior_weight", "guidance_scale"))
         if self.learning_rate is not None:
@@ -178,3 +188,10 @@ class FineTuneConfig:
         ):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} should be in 0..1, got {getattr(self, name)}")
+
+    def without_effect(self) -> list[str]:
+        """Settings that were changed and that the method doesn't look at: only tokens are trained, from text alone."""
+        if self.method != TOKENS:
+            return []
+        plain = FineTuneConfig()
+        return [name for name in NOT_OF_TOKENS if getattr(self, name) != getattr(plain, name)]

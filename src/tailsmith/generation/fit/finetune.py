@@ -1,11 +1,11 @@
-"""Adapt a pretrained pipeline to captioned images: LoRA for a large denoiser, all weights of a small one."""
+"""Adapt a pretrained pipeline to captioned images: LoRA for a large denoiser, all weights of a small one, or tokens."""
 
 from __future__ import annotations
 
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,16 @@ from tailsmith.files import read_json, write_json, write_text
 from tailsmith.generation.conditioning import drop_entries
 from tailsmith.generation.families import family_of
 from tailsmith.generation.fit.captions import CaptionedImages
-from tailsmith.generation.fit.conditions import caption_states, check_tunable, embeddings_of
-from tailsmith.generation.fit.config import FineTuneConfig, StageConfig
+from tailsmith.generation.fit.conditions import caption_states, check_tunable, embeddings_of, no_embeddings
+from tailsmith.generation.fit.config import ALL, LORA, TOKENS, FineTuneConfig, StageConfig
 from tailsmith.generation.fit.lora import add_lora, merge_lora
 from tailsmith.generation.fit.saving import save_pipeline
 from tailsmith.generation.fit.stage import Draw, Fitting, draw_step, run_stage
+from tailsmith.generation.fit.tokens import TokenRows, readme, states_within
 from tailsmith.generation.fit.trained import load_trained, save, save_trained
-from tailsmith.generation.fit.tuning_loss import Encoded, Prior, balanced_rows, held_out_loss, tuning_loss
+from tailsmith.generation.fit.tuning_loss import Encoded, Prior, States, balanced_rows, held_out_loss, tuning_loss
 from tailsmith.generation.generator import Generator
+from tailsmith.generation.pipeline_folder import CLASS_TOKENS
 from tailsmith.randomness import noise_generator
 from tailsmith.terminal import progress_bar
 
@@ -37,6 +39,7 @@ WORSE = 1.5  # times the held-out loss of before: the fit diverges
 SAMPLES = 64  # that are looked at for copies
 TINY = "tiny_decoder"  # the autoencoder stays as it was, and so does what stands in for its decoder
 POOLED = 8  # latents are compared at so many pixels a side
+LEARNING_RATES = {LORA: 1e-4, ALL: 2e-4, TOKENS: 1e-3}
 
 
 @dataclass(frozen=True)
@@ -47,64 +50,105 @@ class Tuning:
     held_out: CaptionedImages
 
 
-def is_small(pipe: Any) -> bool:
-    return _count(pipe.unet) <= SMALL
+def method_for(pipe: Any, config: FineTuneConfig) -> str:
+    """One of LEARNING_RATES: what the configuration says, or what suits the denoiser's size."""
+    if config.method in LEARNING_RATES:
+        return config.method
+    return ALL if _is_small(pipe) else LORA
 
 
-def parameters(pipe: Any) -> tuple[int, int]:
+def parameters(pipe: Any, config: FineTuneConfig) -> tuple[int, int]:
     """Of the whole pipeline, and about how many are trained."""
     modules = [each for each in pipe.components.values() if isinstance(each, torch.nn.Module)]
-    return sum(map(_count, modules)), _count(pipe.unet) if is_small(pipe) else _count(pipe.unet) // 50
+    trained = {ALL: _count(pipe.unet), LORA: _count(pipe.unet) // 50, TOKENS: 0}
+    return sum(map(_count, modules)), trained[method_for(pipe, config)]
+
+
+def _is_small(pipe: Any) -> bool:
+    return _count(pipe.unet) <= SMALL
 
 
 def _count(module: torch.nn.Module) -> int:
     return sum(each.numel() for each in module.parameters())
 
 
-def finish(pipe: Any, out: Path, base: Generator) -> None:
-    """Write the tuned pipeline to `out`, with the tiny decoder of the one that it came from, and tidy up."""
-    folder = out / "training"
-    if not is_small(pipe):
+def finish(pipe: Any, out: Path, base: Generator, config: FineTuneConfig, tokens: Mapping[str, str]) -> None:
+    """Write the tuned pipeline to `out`, with the tiny decoder of the one that it came from, and tidy up.
+
+    `tokens`: those that classes were given, remembered beside it.
+    """
+    folder, method = out / "training", method_for(pipe, config)
+    if method == LORA:
         merge_lora(pipe.unet)
+    if method != TOKENS and not _is_small(pipe):
         pipe.to(dtype=torch.float16)  # as large ones are published
     if base.folder is not None and (base.folder / TINY).is_dir():
         shutil.copytree(base.folder / TINY, out / TINY, dirs_exist_ok=True)
     came = f"# Adapted by `tailsmith fit-generator --from {base.name}`"
-    write_text(out / "README.md", f"{came}\n\nLicence of what it came from: {base.licence}\n")
+    write_text(out / "README.md", f"{came}\n\nLicence of what it came from: {base.licence}\n{readme(tokens)}")
+    if tokens:
+        write_json(out / CLASS_TOKENS, dict(tokens))
     save_pipeline(pipe.to("cpu"), out, scratch=folder / "saving")
-    for name in ("denoiser.pt", "best.pt", "prior.pt"):
+    for name in ("denoiser.pt", "tokens.pt", "best.pt", "prior.pt"):
         (folder / name).unlink(missing_ok=True)
 
 
-def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -> Encoded:
-    """Train the denoiser of a loaded pipeline until held-out images get worse, and leave it in its best state.
+@dataclass(frozen=True)
+class Trainee:
+    """What of a pipeline is trained: its weights with gradients, and how it reads captions meanwhile."""
 
-    Goes on from `folder`, and returns the training images as the denoiser sees them. ValueError for a pipeline that
-    can't be tuned, and a fit that diverges or brings nothing; the best state until then stays in `folder`/best.pt.
+    name: str  # of its checkpoint
+    model: torch.nn.Module
+    states: States
+
+
+def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -> Encoded:
+    """Train a loaded pipeline until held-out images get worse, and leave it in its best state.
+
+    Its denoiser, or the tokens that the captions of `tuning` name classes by: add_class_tokens. Goes on from `folder`,
+    and returns the training images as the denoiser sees them. ValueError for a pipeline that can't be tuned, and a fit
+    that diverges or brings nothing; the best state until then stays in `folder`/best.pt.
     """
     check_tunable(type(pipe).__name__)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.requires_grad_(False)
-    if is_small(pipe):
-        pipe.unet.requires_grad_(True)
-    else:
-        add_lora(pipe.unet, config.lora_rank)
+    method = method_for(pipe, config)
+    if not _is_small(pipe):
         pipe.unet.enable_gradient_checkpointing()
-    captions = caption_states(pipe, tuning.training.captions.texts)
-    real, held_out = _encoded(pipe, tuning.training), _encoded(pipe, tuning.held_out)
+    if method == TOKENS:
+        rows = TokenRows(pipe, tuning.training.captions.class_names)
+        trainee = Trainee("tokens", rows, states_within(pipe, tuning.training.captions))
+        config = replace(config, text_dropout=0.0, prior_weight=0.0)  # an empty caption has no token; nothing forgets
+        with rows.read():
+            real = _until_worse(pipe, tuning, folder, config, trainee)
+        rows.write()
+        return real
+    if method == LORA:
+        add_lora(pipe.unet, config.lora_rank)
+    else:
+        pipe.unet.requires_grad_(True)
+    with torch.no_grad():
+        captions = caption_states(pipe, tuning.training.captions.texts)
+    return _until_worse(pipe, tuning, folder, config, Trainee("denoiser", pipe.unet, captions.of))
+
+
+def _until_worse(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig, trainee: Trainee) -> Encoded:
+    method = method_for(pipe, config)
+    seen = method != TOKENS
+    real, held_out = _encoded(pipe, tuning.training, seen=seen), _encoded(pipe, tuning.held_out, seen=seen)
     prior = _prior(pipe, tuning.training, folder / "prior.pt", config)
     nothing = Prior(real.latents[:0], prior.numbers[:0])
     stage = StageConfig(
         config.steps,
         batch_size=config.batch_size,
-        learning_rate=config.learning_rate or (2e-4 if is_small(pipe) else 1e-4),
+        learning_rate=config.learning_rate or LEARNING_RATES[method],
         warmup_steps=min(20, config.steps // 10),
     )
     bf16 = has_bf16_arithmetic(pipe.device) if config.bf16 is None else config.bf16
     fitting = Fitting(folder, len(real), pipe.device, bf16)
-    train = tuning_loss(pipe, tuning.training, real, captions, prior, config)
-    watch = tuning_loss(pipe, tuning.held_out, held_out, captions, nothing, config)
+    train = tuning_loss(pipe, tuning.training, real, trainee.states, prior, config)
+    watch = tuning_loss(pipe, tuning.held_out, held_out, trainee.states, nothing, config)
 
     def draws() -> list[Draw]:
         steps = (draw_step(len(held_out), stage, config.seed + 1, each) for each in range(HELD_OUT_DRAWS))
@@ -119,11 +163,11 @@ def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -
         if values and max(values) - _best(values) >= config.patience * config.evaluate_every:
             break
         if step:
-            run_stage(fitting, "denoiser", pipe.unet, train, stage, seed=config.seed, until=step)
-        values[step] = held_out_loss(pipe.unet, watch, draws)
+            run_stage(fitting, trainee.name, trainee.model, train, stage, seed=config.seed, until=step)
+        values[step] = held_out_loss(trainee.model, watch, draws)
         _check_converges(values, step, folder)
         if values[step] == min(values.values()):
-            save_trained(pipe.unet, folder / "best.pt")
+            save_trained(trainee.model, folder / "best.pt")
         write_json(kept, values)
     if not _best(values):
         raise UserError(
@@ -131,8 +175,8 @@ def fine_tune(pipe: Any, tuning: Tuning, folder: Path, config: FineTuneConfig) -
             f"{', '.join(f'{value:.4f}' for step, value in values.items() if step)}); the generator suits these images "
             "already, or lower finetune.learning_rate"
         )
-    load_trained(pipe.unet, folder / "best.pt")
-    pipe.unet.eval().requires_grad_(False)
+    load_trained(trainee.model, folder / "best.pt")
+    trainee.model.eval().requires_grad_(False)
     return real
 
 
@@ -202,10 +246,12 @@ def _sample(pipe: Any, prompts: list[str], embeddings: Tensor | None, config: Fi
 
 
 @torch.no_grad()
-def _encoded(pipe: Any, data: CaptionedImages) -> Encoded:
+def _encoded(pipe: Any, data: CaptionedImages, *, seen: bool) -> Encoded:
+    """`seen`: whether the denoiser is shown the images' embeddings, where it takes some."""
     latents = []
     for start in range(0, len(data), 8):
         pixels = data.images(np.arange(start, min(start + 8, len(data)))).to(pipe.device, pipe.vae.dtype)
         latents.append(pipe.vae.encode(pixels).latent_dist.mean.float().cpu())
     scaled = torch.cat(latents) * pipe.vae.config.scaling_factor
-    return Encoded(scaled, embeddings_of(pipe, data.images, len(data)))
+    shown = embeddings_of(pipe, data.images, len(data)) if seen else no_embeddings(pipe, len(data))
+    return Encoded(scaled, shown)

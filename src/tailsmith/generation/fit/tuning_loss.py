@@ -19,6 +19,8 @@ from tailsmith.generation.fit.denoiser import min_snr_weights
 from tailsmith.generation.fit.halves import Losses
 from tailsmith.generation.fit.stage import Draw
 
+States = Callable[[NDArray[np.int64]], CaptionStates]  # of caption numbers [B]
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -50,14 +52,17 @@ def balanced_rows(labels: NDArray[np.int64], size: int, rng: np.random.Generator
 
 
 def tuning_loss(
-    pipe: Any, data: CaptionedImages, real: Encoded, captions: CaptionStates, prior: Prior, config: FineTuneConfig
+    pipe: Any, data: CaptionedImages, real: Encoded, captions: States, prior: Prior, config: FineTuneConfig
 ) -> Callable[[Any, Draw], Losses]:
-    """Prediction error with min-SNR-5 weighting (Hang et al. 2023), whatever the pipeline's denoiser predicts."""
-    scheduler, device = pipe.scheduler, captions.states.device
+    """Prediction error with min-SNR-5 weighting (Hang et al. 2023), whatever the pipeline's denoiser predicts.
+
+    The loss is asked for with the model that is trained, which is part of the pipeline: the denoiser, or its tokens.
+    """
+    scheduler, device = pipe.scheduler, pipe.device
     velocity = scheduler.config.prediction_type == "v_prediction"
     weights = min_snr_weights(scheduler)
 
-    def loss(denoiser: Any, draw: Draw) -> Losses:
+    def loss(_: Any, draw: Draw) -> Losses:
         n = len(draw.rows)
         rows = balanced_rows(data.labels, n, draw.numpy)
         numbers = data.draw_captions(rows, draw.numpy, dropout=config.text_dropout)
@@ -80,10 +85,10 @@ def tuning_loss(
         if embeddings is not None:
             embedding_noise = torch.randn(embeddings.shape, generator=draw.torch).to(device)
             embeddings = embeddings.to(device)
-        predicted = denoiser(
+        predicted = pipe.unet(
             scheduler.add_noise(clean, noise, timesteps.to(device)),
             timesteps.to(device),
-            **denoiser_arguments(pipe, captions, numbers, embeddings, embedding_noise),
+            **denoiser_arguments(pipe, captions(numbers), embeddings, embedding_noise),
         ).sample
         wanted = scheduler.get_velocity(clean, noise, timesteps.to(device)) if velocity else noise
         error = (predicted.float() - wanted).square().mean(dim=(1, 2, 3)) * weights[timesteps].to(device)
@@ -94,7 +99,7 @@ def tuning_loss(
 
 
 @torch.no_grad()
-def held_out_loss(denoiser: Any, loss: Callable[[Any, Draw], Losses], draws: Callable[[], list[Draw]]) -> float:
+def held_out_loss(model: Any, loss: Callable[[Any, Draw], Losses], draws: Callable[[], list[Draw]]) -> float:
     """Mean error on held-out images; `draws` makes the same ones each time, as drawing uses them up."""
-    denoiser.eval()
-    return float(np.mean([float(loss(denoiser, draw)["loss"]) for draw in draws()]))
+    model.eval()
+    return float(np.mean([float(loss(model, draw)["loss"]) for draw in draws()]))

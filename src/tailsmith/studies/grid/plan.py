@@ -21,7 +21,7 @@ from tailsmith.synthesis import planning
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import check_config, settled
-from tailsmith.synthesis.planning import missing
+from tailsmith.synthesis.planning import missing, with_class_tokens
 from tailsmith.synthesis.requests import make_plan
 
 CLASSES = 2  # the rarest, where none are named
@@ -36,6 +36,7 @@ def plan_grid(dataset: Dataset, classifier: Any, config: GridConfig, generator: 
     """One request per image, in the order of `Axes.rendered`; ValueError for a grid that can't be drawn."""
     axes = grid_axes(dataset, config)
     base = settled(replace(config.base, conditioning=axes.conditionings[-1]), generator)
+    base = with_class_tokens(base, generator, dataset.class_names)
     _check_steps(axes, base, dataset)
     chosen = np.isin(_names(dataset, config.per), axes.names)
 
