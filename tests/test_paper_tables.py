@@ -285,3 +285,14 @@ def test_the_papers_numbers_are_in_the_paper():
             for number in row.paper.values():
                 if row.label not in own and not np.isnan(number):
                     assert any(float(each) == number for each in numbers), (table.title, row.label, number)
+
+
+def test_a_row_whose_training_diverges_has_no_numbers_and_the_table_goes_on(made, tmp_path):
+    folder, _ = made
+    diverging = replace(TWO, rows=(Row("real", "erm", training={"learning_rate": 1e30}), TWO.rows[0]), title="Wild")
+    wild = replace(diverging, rows=(diverging.rows[0], replace(TWO.rows[0], label="tame")))
+    results = reproduce_table(wild, folder / "out", tmp_path / "wild.json", (3,), Scale("tiny"), "")
+    gone, tame = read_json(results)["rows"]
+    assert gone["diverged"].startswith("training diverged") and gone["test"] == {} and tame["test"]["overall"] > 0
+    assert "| real | 0 | 0 | – | – | – | – |" in results.with_suffix(".md").read_text()
+    assert "nan" not in results.with_suffix(".svg").read_text().lower()

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tailsmith.classification.methods import method_of
+from tailsmith.classification.stage_run import Diverged
 from tailsmith.data.counts import class_counts, group_counts
 from tailsmith.data.dataset import Dataset
 from tailsmith.data.sources import named
@@ -63,13 +64,16 @@ class Bench:
         return Bench(benchmark, scale, seed, World(directory, config, dataset, cache(generator)))
 
     def result(self, row: Row) -> Result:
-        """Of a row, trained and tested unless that is done."""
+        """Of a row, trained and tested unless that is done; without numbers where its training diverges."""
         settings = RowSettings.of(row, self.benchmark, self.scale, self.seed)
         world = replace(self.world, config=settings.config)
         synthetic = self._synthetic(settings) if settings.set_name else None
         real = self._topped_up() if row.real_images else None
         arm = replace(row.arm, method=None if row.method is None else settings.training.method)
-        classifier = train_arm(world, arm, synthetic, real)
+        try:
+            classifier = train_arm(world, arm, synthetic, real)
+        except Diverged as error:
+            return Result(row.label, arm.name, self.seed, {}, {}, {}, 0, 0, settings.sha256(), diverged=str(error))
         table = world.directory.evaluation(arm.name)
         assert table is not None
         dataset = world.dataset if real is None else real

@@ -70,6 +70,7 @@ class Result:
     synthetic_images: int
     config_sha256: str  # of all settings that the numbers follow from, but the data
     samples: Mapping[str, float | None] = field(default_factory=dict)  # what the synthetic images are like
+    diverged: str = ""  # how its training did, which has no numbers then
 
     def value(self, column: str) -> float:
         """Of "few", "validation.few" or "samples.coverage"; NaN where there is none."""
