@@ -47,10 +47,7 @@ class Rendering:
             self._keep()
             raise
         if whole:
-            rows = pd.concat(self.batches, ignore_index=True)
-            if ERROR in rows:
-                rows[ERROR] = rows[ERROR].astype(object).where(rows[ERROR].notna(), None)
-            write_packed(rows, shard_path(self.out, self.number), self.meta)
+            write_packed(pd.concat(self.batches, ignore_index=True), shard_path(self.out, self.number), self.meta)
             self.begun.unlink(missing_ok=True)
             self.tries.clear()
         else:

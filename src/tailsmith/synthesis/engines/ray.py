@@ -96,8 +96,14 @@ def _hand_out(ray: Any, job: RenderJob, actors: list[Any], advance: Advance) -> 
             try:
                 there, refusal = ray.get(each)
             except ray.exceptions.RayTaskError as error:  # raised in the worker: full disk, or failures in a row
-                cause = error.cause
-                raise cause if isinstance(cause, OSError | MemoryError) else RuntimeError(str(error)) from error
+                if isinstance(error.cause, OSError | MemoryError):
+                    raise error.cause from error
+                log.warning("a worker failed at shard %d, and gets no more: %s", number, error.cause)
+                idle.remove(actor)
+                waiting.append(number)
+                if not idle and not busy:
+                    raise RuntimeError(f"all workers failed:\n{error}") from error
+                continue
             except ray.exceptions.RayError as error:  # the actor died, or its node
                 futile += 1
                 log.warning("a worker died while it rendered shard %d: %s", number, " ".join(str(error).split())[:200])

@@ -62,11 +62,10 @@ def run_job(job: RenderJob, workers: Workers, advance: Advance) -> None:
     with executor.batch():
         jobs = [executor.submit(Task(), job, workers.stalled_after) for _ in range(workers.count)]
     log.warning("%d jobs submitted (%s ...); their logs are in %s", len(jobs), jobs[0].job_id, job.out / LOGS)
-    waiting = list(jobs)
-    failures: list[str] = []
+    waiting, failures = list(jobs), list[str]()
     try:
         while waiting:
-            time.sleep(min(LOOK_SECONDS, 1.0) if len(failures) else LOOK_SECONDS)
+            time.sleep(LOOK_SECONDS)
             watcher.look()
             for each in [one for one in waiting if one.done()]:
                 waiting.remove(each)
