@@ -1,6 +1,6 @@
 """What two workers bring over one, and what shards and checks cost over bare sampling; ratios in one run.
 
-    python benchmarks/workers.py [--images 192] [--repeats 3] [--engines local ray] [--json FILE]
+    python benchmarks/workers.py [--images 260] [--repeats 3] [--engines local ray] [--json FILE]
 
 mini-unclip, unguided, on fashion-lt; each worker has one thread, and one worker one core (Linux). Speeds are counted
 from the first request on: loading a model costs the same whatever is made with it afterwards.
@@ -37,11 +37,11 @@ from tailsmith.synthesis.provenance import planned_by
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.worker import Worker
 
-BATCH = 16
+BATCH, SHARD = 16, 64  # a shard of 256, the default, would leave a small plan without a second one
 
 
 def plan_of(dataset: Dataset, images: int) -> Plan:
-    settings = replace(LT.synthesis, feedback=FeedbackConfig(scale=0.0), shard_size=BATCH)
+    settings = replace(LT.synthesis, feedback=FeedbackConfig(scale=0.0), shard_size=SHARD)
     config = checked_settings(dataset, settings, "mini-unclip")
     wanted = np.full(len(dataset.class_names), images // len(dataset.class_names))
     meta = {"dataset": dataset.name, "per": "class", **planned_by("mini-unclip", config, None)}
@@ -95,7 +95,7 @@ def overhead(plan: Plan, dataset: Dataset, repeats: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=192)
+    parser.add_argument("--images", type=int, default=260)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--engines", nargs="+", default=["local"])
     parser.add_argument("--json", type=Path)

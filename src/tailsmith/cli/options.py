@@ -65,9 +65,7 @@ class Rendering(Options):
     batch_size: int = 64  # images at a time
     workers: int = 1  # processes that render: one per accelerator, or sharing the CPU's cores
     engine: str = "local"  # who starts them: local | ray | slurm
-    engine_options: dict[str, str] = field(
-        default_factory=dict
-    )  # of ray: {address: ..}; of slurm: {slurm_partition: ..}
+    engine_options: dict[str, str] = field(default_factory=dict)  # of ray or slurm: docs/workers.md
     stalled_after: float = 1800.0  # seconds without a new image, after which a worker counts as hung and is replaced
     dtype: str | None = None  # fp32 | fp16 (accelerators only) | bf16, kept with the shards; None = the plan's
     device: str = "auto"  # cpu | cuda | cuda:1 | mps | xpu; auto = the accelerator, where there is one

@@ -63,9 +63,7 @@ class RunConfig:
     batch_size: int = 64  # of synthesis
     workers: int = 1  # processes that synthesize: one per accelerator, or sharing the CPU's cores
     engine: str = "local"  # who starts them: local | ray | slurm
-    engine_options: dict[str, str] = field(
-        default_factory=dict
-    )  # of ray: {address: ..}; of slurm: {slurm_partition: ..}
+    engine_options: dict[str, str] = field(default_factory=dict)  # of ray or slurm: docs/workers.md
     stalled_after: float = 1800.0  # seconds without a new image, after which a worker counts as hung and is replaced
     study_scales: tuple[float, ...] = (0.0, 0.01, 0.02, 0.04)  # omegas at which a few samples are looked at
 
