@@ -8,6 +8,7 @@ import pytest
 from rendering import tiny_plan
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.synthesis import plan_identity
+from tailsmith.synthesis.columns import request_columns
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan import Plan
 
@@ -90,7 +91,7 @@ def test_what_changes_images_changes_the_identity_and_is_named(other, what):
 
 
 def test_every_value_of_a_request_counts():
-    for column in plan_identity.request_columns():
+    for column in request_columns():
         values = PLAN.table[column].tolist()
         values[3] = f"{values[3]}x" if isinstance(values[3], str) else values[3] + 1
         assert Plan(PLAN.table.assign(**{column: values}), PLAN.meta).identity != PLAN.identity, column

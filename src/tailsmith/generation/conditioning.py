@@ -33,6 +33,25 @@ def drop_entries(embedding: Tensor, probability: float, seed: int) -> Tensor:
     return embedding * kept.to(embedding.device)
 
 
+def mixed(kind: str, one: Tensor, other: Tensor, weight: float, start: float) -> Tensor:
+    """The embeddings of two real images of a class as one (Augmented Conditioning, Chen et al., 2025).
+
+    `weight` in 0..1 is lambda, the share of `one`. mixup: lambda * one + (1 - lambda) * other, with the mean of both
+    lengths, since the mean of two directions is shorter than either. cutmix: a run of entries that is 1 - lambda of
+    all is the other's; it begins at `start` in 0..1, and goes on at the first entry after the last.
+    """
+    first, second = one.flatten(), other.flatten()
+    if kind == "mixup":
+        mean = weight * first + (1 - weight) * second
+        length = weight * first.norm() + (1 - weight) * second.norm()
+        return torch.as_tensor(mean * length / mean.norm().clamp_min(1e-12)).reshape(one.shape)
+    size = len(first)
+    places = (int(start * size) + torch.arange(round((1 - weight) * size))) % size
+    result = first.clone()
+    result[places] = second[places]
+    return result.reshape(one.shape)
+
+
 def _input_device(module: torch.nn.Module) -> torch.device:
     """Where a module's inputs belong: under CPU offload its weights lie elsewhere until it runs."""
     for part in module.modules():

@@ -19,6 +19,8 @@ NAMES = re.compile(r"[\w.-]+")  # of sets: they are folders, and parts of arms' 
 SETS: dict[str, Mapping[str, Any]] = {
     "text": {"conditioning": "text", "feedback": {"scale": 0.0}},  # LDM(txt)
     "image_text": {"conditioning": "image+text", "feedback": {"scale": 0.0}},  # LDM(txt and img), dropout
+    "image_text_mixup": {"conditioning": "image+text", "embedding_mixing": "mixup", "feedback": {"scale": 0.0}},
+    "image_text_cutmix": {"conditioning": "image+text", "embedding_mixing": "cutmix", "feedback": {"scale": 0.0}},
     "feedback_entropy": {"feedback": {"criterion": "entropy"}},  # LDM-FG
     "feedback_loss": {"feedback": {"criterion": "loss"}},
     "feedback_hardness": {"feedback": {"criterion": "hardness"}},

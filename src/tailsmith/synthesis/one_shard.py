@@ -11,8 +11,8 @@ import torch
 
 from tailsmith.data.packed import IMAGE_HASH, check_images, location, read_packed, read_rows, write_packed
 from tailsmith.errors import UserError
+from tailsmith.synthesis.columns import ERROR
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.plan_checks import ERROR
 from tailsmith.synthesis.shards import begun_path, shard_path
 from tailsmith.synthesis.tries import IN_A_ROW, Tries
 from tailsmith.synthesis.worker import Worker

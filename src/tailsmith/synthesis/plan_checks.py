@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from tailsmith.data.dataset import Dataset
@@ -18,116 +16,29 @@ from tailsmith.devices import DTYPES
 from tailsmith.errors import UserError
 from tailsmith.generation.generator import Generator
 from tailsmith.generation.presets import preset
-from tailsmith.guidance.config import CRITERION_NAMES, PER_IMAGE, FeedbackConfig, check_feedback
+from tailsmith.guidance.config import PER_IMAGE, FeedbackConfig, check_feedback
 from tailsmith.settings import from_dict
+from tailsmith.synthesis.columns import (
+    ERROR,
+    LARGEST,
+    MIXINGS,
+    NO_MIXING,
+    RESULTS,
+    Mask,
+    columns_of,
+    plain,
+)
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.storage import Storage
 
 CONDITIONINGS, GUIDED_BY = ("text", "image", "image+text"), ("image+text", "text")
-RESULTS = ("image", "image_sha256", "criterion_value", "skipped_steps", "retries", "black", "seconds")  # of a shard
-ERROR = "error"  # of a request that was given up; a column of the shards that have one
-LARGEST = 2**63 - 1
-SHA256 = re.compile(r"[0-9a-f]{64}")
 REQUESTS = 10**8  # at most in one plan: a hundred times the paper's, and what memory holds
-
-Mask = npt.NDArray[np.bool_]
-
-
-# ----------------------------------------------------------------------------------------------------------
-# Rows: each column is of one kind, and a kind knows which values are not of it.
-
-
-@dataclass(frozen=True)
-class Whole:
-    low: int
-    high: int = LARGEST
-
-    def __str__(self) -> str:
-        return f"a whole number {_within(self.low, self.high, LARGEST)}"
-
-    def typed(self, values: pd.Series) -> bool:
-        return pd.api.types.is_integer_dtype(values.dtype) and not values.hasnans
-
-    def wrong(self, values: pd.Series) -> Mask:
-        return np.asarray(~values.between(self.low, self.high).to_numpy(dtype=bool))
-
-
-@dataclass(frozen=True)
-class Number:
-    low: float
-    high: float = math.inf
-
-    def __str__(self) -> str:
-        return f"a finite number {_within(self.low, self.high, math.inf)}"
-
-    def typed(self, values: pd.Series) -> bool:
-        kind = values.dtype
-        return pd.api.types.is_float_dtype(kind) or pd.api.types.is_integer_dtype(kind)
-
-    def wrong(self, values: pd.Series) -> Mask:
-        numbers = values.to_numpy(dtype=np.float64, na_value=np.nan)
-        return np.asarray(~(np.isfinite(numbers) & (numbers >= self.low) & (numbers <= self.high)))
-
-
-@dataclass(frozen=True)
-class Text:
-    among: tuple[str, ...] = ()  # any, where empty
-    optional: bool = False  # may be None
-    sha256: bool = False
-
-    def __str__(self) -> str:
-        kind = f"one of {list(self.among)}" if self.among else "a SHA-256 in hexadecimal" if self.sha256 else "a text"
-        return f"{kind} or nothing" if self.optional else kind
-
-    def typed(self, values: pd.Series) -> bool:
-        kind = pd.api.types.infer_dtype(values, skipna=True)
-        return kind == "string" or (self.optional and bool(values.isna().all()))
-
-    def wrong(self, values: pd.Series) -> Mask:
-        missing = values.isna().to_numpy(dtype=bool)
-        if not self.among and not self.sha256:
-            return np.zeros(len(values), dtype=bool) if self.optional else missing
-        known = values.dropna().unique().tolist()
-        sound = [each for each in known if (each in self.among if self.among else SHA256.fullmatch(each))]
-        return np.asarray(~(values.isin(sound).to_numpy(dtype=bool) | (missing & self.optional)))
-
-
-Kind = Whole | Number | Text
-
-
-def _within(low: float, high: float, largest: float) -> str:
-    return f"of at least {low}" if high == largest else f"within {low}..{high}"
-
-
-def _plain(value: Any) -> Any:
-    """As a user writes it: 2.0, not np.float64(2.0)."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def request_columns(classes: int = 1, attributes: int = 0) -> dict[str, Kind]:
-    """What determines one image: the columns of a plan, and what each may hold."""
-    return {
-        "request_id": Text(),
-        "shard": Whole(0),
-        "label": Whole(0, classes - 1),
-        "attribute": Whole(-1, attributes - 1),
-        "prompt": Text(),
-        "conditioning_id": Text(optional=True),
-        "conditioning_sha256": Text(optional=True, sha256=True),
-        "embedding_dropout": Number(0, 1),
-        "dropout_seed": Whole(0),
-        "noise_seed": Whole(0),
-        "guidance_scale": Number(0),
-        "num_inference_steps": Whole(1),
-        "feedback_scale": Number(0),
-        "criterion": Text(among=CRITERION_NAMES),
-    }
 
 
 def check_plan(table: pd.DataFrame, meta: Any) -> None:
     """Raise ValueError for a plan that means nothing: which column or key, which request, and what is expected."""
     _check_meta(meta)
-    columns = request_columns(len(meta["class_names"]), len(meta["attribute_names"]))
+    columns = columns_of(table, len(meta["class_names"]), len(meta["attribute_names"]))
     if lacking := [name for name in columns if name not in table.columns]:
         raise UserError(f"it lacks the column {lacking[0]!r}; a plan has {', '.join(columns)}")
     if taken := [name for name in (*RESULTS, ERROR) if name in table.columns]:
@@ -139,7 +50,7 @@ def check_plan(table: pd.DataFrame, meta: Any) -> None:
         if not kind.typed(values):
             raise UserError(
                 f"column {name!r} should hold {kind} for each request; it is of type {values.dtype}, with "
-                f"{_plain(values.iloc[0])!r} in row 0"
+                f"{plain(values.iloc[0])!r} in row 0"
             )
         _complain(name, str(kind), kind.wrong(values), table)
     _complain("request_id", "a name of its own", table["request_id"].duplicated().to_numpy(), table)
@@ -155,7 +66,7 @@ def _complain(name: str, expected: str, wrong: Mask, table: pd.DataFrame) -> Non
     more = f", and {len(rows) - 1} more" if len(rows) > 1 else ""
     raise UserError(
         f"column {name!r} should be {expected}; row {row} (request {table['request_id'].iat[row]!r}) has "
-        f"{_plain(table[name].iat[row])!r}{more}"
+        f"{plain(table[name].iat[row])!r}{more}"
     )
 
 
@@ -217,6 +128,15 @@ def check_settings(config: SynthesisConfig) -> None:
         raise UserError("guided_by='text' needs a text, and conditioning='image' has none; use 'image+text' for either")
     if config.conditioning_from not in ("group", "class"):
         raise UserError(f"conditioning_from should be 'group' or 'class', got {config.conditioning_from!r}")
+    if config.embedding_mixing not in (*MIXINGS, NO_MIXING):
+        raise UserError(
+            f"embedding_mixing should be one of {', '.join((NO_MIXING, *MIXINGS))}, got {config.embedding_mixing!r}"
+        )
+    if config.embedding_mixing != NO_MIXING and config.conditioning == "text":
+        raise UserError(
+            f"embedding_mixing={config.embedding_mixing!r} mixes embeddings of real images, and conditioning='text' "
+            "has none; use 'image+text' or 'image', or leave it out"
+        )
     if not 0 <= config.embedding_dropout <= 1:
         raise UserError(f"embedding_dropout should be within 0..1, got {config.embedding_dropout}")
     if not math.isfinite(config.guidance_scale) or config.guidance_scale < 0:

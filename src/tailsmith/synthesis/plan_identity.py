@@ -12,8 +12,8 @@ import pandas as pd
 
 from tailsmith.guidance.config import PER_IMAGE
 from tailsmith.settings import sha256_of
+from tailsmith.synthesis.columns import Number, Whole, columns_of
 from tailsmith.synthesis.config import SynthesisConfig
-from tailsmith.synthesis.plan_checks import Number, Whole, request_columns
 from tailsmith.synthesis.storage import Storage
 
 # Raised where a version of tailsmith makes other images of the same requests. 2: all 64 bits of a seed count, and what
@@ -23,8 +23,8 @@ RENDERING = 2
 # Every setting of SynthesisConfig but `feedback`, and every one of FeedbackConfig, is in one of these six. A plan's
 # requests hold what came of the first; the others are of a whole pipeline call, and stand in its metadata.
 IN_ROWS = (
-    "conditioning", "conditioning_from", "embedding_dropout", "prompt", "display_names", "guidance_scale",
-    "num_inference_steps", "shard_size", "seed", *PER_IMAGE,
+    "conditioning", "conditioning_from", "embedding_mixing", "embedding_dropout", "prompt", "display_names",
+    "guidance_scale", "num_inference_steps", "shard_size", "seed", *PER_IMAGE,
 )  # fmt: skip
 OF_ALL = ("dtype", "guided_by")
 BY_HASH = ("decoder",)
@@ -81,7 +81,7 @@ def said(settings: Mapping[str, str], name: str) -> str:
 def hash_of_rows(table: pd.DataFrame) -> str:
     """The same for the same values, in whichever types they are held."""
     digest = hashlib.sha256()
-    for name, kind in request_columns().items():
+    for name, kind in columns_of(table).items():
         values = table[name]
         digest.update(name.encode())
         if isinstance(kind, Whole):

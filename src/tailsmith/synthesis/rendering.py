@@ -27,7 +27,7 @@ from tailsmith.synthesis.provenance import check_finite, check_renderable, plann
 from tailsmith.synthesis.sets import keep_plan
 from tailsmith.synthesis.shards import shard_path
 from tailsmith.synthesis.storage import Storage
-from tailsmith.synthesis.worker import Worker
+from tailsmith.synthesis.worker import Worker, conditioning_hashes
 
 
 def worker_of(
@@ -117,7 +117,7 @@ def written_job(
             batch_size=batch_size,
         )
         plan.write(job.plan)
-        conditioning = dataset.table["image_id"].isin(plan.table["conditioning_id"]).to_numpy()
+        conditioning = dataset.table["image_id"].isin(conditioning_hashes(plan.table).keys()).to_numpy()
         write_manifest(dataset.select(conditioning), job.conditioning)
         if classifier is not None and job.classifier is not None:
             classifier.save(job.classifier)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from tailsmith.data.dataset import Dataset
 from tailsmith.errors import UserError
+from tailsmith.synthesis.columns import NO_MIXING
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import REQUESTS, check_config
@@ -60,6 +61,8 @@ def make_plan(
             "criterion": _criteria(config.feedback.criterion, seeds[3]),
         }
     )
+    if config.embedding_mixing != NO_MIXING:
+        table = table.assign(**_mixing(dataset, table, seeds[0], config))
     shared = {"class_names": list(dataset.class_names), "attribute_names": list(dataset.attribute_names)}
     everything = {**shared, "synthesis": per_call(config), "rendering": RENDERING, **meta}
     return Plan(table, json.loads(json.dumps(everything)))  # as it will be read: tuples are lists
@@ -87,18 +90,37 @@ def _hash64(seed: int, *parts: Ints | int) -> Hashes:
     return np.asarray(state, dtype=np.uint64)
 
 
+def _mixing(dataset: Dataset, table: pd.DataFrame, seeds: Hashes, config: SynthesisConfig) -> dict[str, Any]:
+    """The columns of `columns.mixing_columns`; lambda ~ Beta(1, 1), which is uniform. `seeds` drew the first image."""
+    labels, attributes = (table[name].to_numpy(np.int64) for name in ("label", "attribute"))
+    ordinals = np.array([int(name.rpartition("-")[2]) for name in table["request_id"]])
+    others, weights, starts = (_hash64(config.seed, labels, attributes + 1, ordinals, stream) for stream in (4, 5, 6))
+    sources, hashes = _conditioning_images(dataset, labels, attributes, seeds, config, others)
+    return {
+        "mixing": config.embedding_mixing,
+        "mixing_id": sources,
+        "mixing_sha256": hashes,
+        "mixing_weight": _uniform(weights),
+        "mixing_start": _uniform(starts),
+    }
+
+
 def _conditioning_images(
     dataset: Dataset,
     labels: Ints,
     attributes: Ints,
     seeds: Hashes,
     config: SynthesisConfig,
+    others: Hashes | None = None,
 ) -> tuple[list[str | None], list[str | None]]:
-    """Per request the id and content hash of its random real image; None for text-only requests."""
+    """Per request the id and content hash of its random real image; None for text-only requests.
+
+    With `others` that of a second one, which is not the one that `seeds` draw where there are two.
+    """
     if config.conditioning == "text":
         return [None] * len(labels), [None] * len(labels)
     training = dataset.split("train")
-    chosen = _draw(training.labels, labels, seeds)
+    chosen = _draw(training.labels, labels, seeds, others)
     if len(labels) and chosen.min() < 0:
         raise UserError(
             f"class {dataset.class_names[labels[chosen.argmin()]]!r} has no training image to condition on; "
@@ -106,19 +128,26 @@ def _conditioning_images(
         )
     if dataset.attribute_names and config.conditioning_from == "group":
         contexts = len(dataset.attribute_names)
-        of_group = _draw(training.groups, np.where(attributes < 0, -1, labels * contexts + attributes), seeds)
+        of_group = _draw(training.groups, np.where(attributes < 0, -1, labels * contexts + attributes), seeds, others)
         chosen = np.where(of_group < 0, chosen, of_group)
     return training.table["image_id"].to_numpy()[chosen].tolist(), _content_hashes(training, chosen).tolist()
 
 
-def _draw(keys: Ints, wanted: Ints, seeds: Hashes) -> Ints:
-    """Per wanted key [n] a random row of `keys` that has it; -1 where there is none, or where -1 is wanted."""
+def _draw(keys: Ints, wanted: Ints, seeds: Hashes, others: Hashes | None = None) -> Ints:
+    """Per wanted key [n] a random row of `keys` that has it; -1 where there is none, or where -1 is wanted.
+
+    With `others` it is another row than without, where there is another.
+    """
     order = np.argsort(keys, kind="stable")
     ordered = keys[order]
     first, past = np.searchsorted(ordered, wanted, side="left"), np.searchsorted(ordered, wanted, side="right")
     there = (past > first) & (wanted >= 0)
     rows = np.full(len(wanted), -1)
-    picked = seeds[there] % (past - first)[there].astype(np.uint64)
+    count = (past - first)[there].astype(np.uint64)
+    picked = seeds[there] % count
+    if others is not None:
+        further = np.uint64(1) + others[there] % np.maximum(count - np.uint64(1), np.uint64(1))
+        picked = (picked + further) % count
     rows[there] = order[first[there] + picked.astype(np.int64)]
     return rows
 
@@ -161,6 +190,10 @@ def _criteria(criterion: str | dict[str, float], seeds: Hashes) -> list[str]:
     if isinstance(criterion, str):
         return [criterion] * len(seeds)
     names, weights = list(criterion), np.array(list(criterion.values()), dtype=float)
-    uniform = (seeds >> np.uint64(11)).astype(np.float64) / 2**53
-    picked = np.searchsorted(np.cumsum(weights / weights.sum()), uniform, side="right")
+    picked = np.searchsorted(np.cumsum(weights / weights.sum()), _uniform(seeds), side="right")
     return [names[min(index, len(names) - 1)] for index in picked]
+
+
+def _uniform(seeds: Hashes) -> NDArray[np.float64]:
+    """[n] in 0..1, below 1."""
+    return (seeds >> np.uint64(11)).astype(np.float64) / 2**53

@@ -19,8 +19,8 @@ from tailsmith.data.dataset import Dataset, make_table
 from tailsmith.data.packed import CHECKSUM, IMAGE_HASH, VERIFIED, Damaged, check_images, location, read_meta, read_rows
 from tailsmith.errors import UserError
 from tailsmith.files import read_json, write_json
+from tailsmith.synthesis.columns import RESULTS, columns_of
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.plan_checks import RESULTS, request_columns
 
 log = logging.getLogger(__name__)
 MANY = 100  # shards, from which on it is remembered which were read
@@ -120,12 +120,12 @@ def fault_of(path: Path, plan: Plan, number: int) -> str | None:
 
 def _difference(rows: pd.DataFrame, planned: pd.DataFrame) -> str | None:
     """What keeps the rows from being the planned requests, in their order, with all results."""
-    expected = [*request_columns(), *(name for name in RESULTS if name not in ("image", IMAGE_HASH))]
+    expected = [*columns_of(planned), *(name for name in RESULTS if name not in ("image", IMAGE_HASH))]
     if lacking := [name for name in expected if name not in rows.columns]:
         return f"lacks the column {lacking[0]!r}"
     if len(rows) != len(planned):
         return f"has {len(rows)} images, its plan {len(planned)}"
-    for name in request_columns():
+    for name in columns_of(planned):
         got, wanted = _values(rows[name]), _values(planned[name])
         if got != wanted:
             row = next(row for row, pair in enumerate(zip(got, wanted, strict=True)) if pair[0] != pair[1])

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from tailsmith.synthesis.plan_checks import ERROR
+from tailsmith.synthesis.columns import ERROR
 
 TRIES = 3  # of a request, before it is given up
 CRASHES = 2  # of processes at a shard, after which its requests are rendered one by one

@@ -17,7 +17,7 @@ from tailsmith.classification.prediction import evaluation_mode
 from tailsmith.contracts import Classifier, Criterion
 from tailsmith.data.dataset import Dataset
 from tailsmith.errors import UserError
-from tailsmith.generation.conditioning import drop_entries
+from tailsmith.generation.conditioning import drop_entries, mixed
 from tailsmith.generation.families import Family, check_conditioning, family_of
 from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.guidance.criteria import criterion_of, mixture
@@ -106,17 +106,21 @@ class Worker:
         return family
 
     def _conditioning_embeddings(self, requests: pd.DataFrame, family: Family) -> Tensor:
-        """[n, ...] in fp32, zeros for text-only requests, with each request's own dropout."""
+        """[n, ...] in fp32, zeros for text-only requests; mixed with another image's, with each request's dropout."""
         embeddings = torch.zeros(len(requests), *family.embedding_shape(self.pipe))
-        wanted = requests["conditioning_id"].dropna().unique().tolist()
-        if not wanted:
+        planned = conditioning_hashes(requests)
+        if not planned:
             return embeddings
-        planned = dict(zip(requests["conditioning_id"], requests["conditioning_sha256"], strict=True))
-        embedded = dict(zip(wanted, self._embed(wanted, [planned[name] for name in wanted], family), strict=True))
-        columns = (requests[name] for name in ("conditioning_id", "embedding_dropout", "dropout_seed"))
-        for row, (image_id, probability, seed) in enumerate(zip(*columns, strict=True)):
-            if isinstance(image_id, str):
-                embeddings[row] = drop_entries(embedded[image_id], float(probability), int(seed))
+        embedded = dict(zip(planned, self._embed(list(planned), list(planned.values()), family), strict=True))
+        for row, request in enumerate(requests.itertuples()):
+            if isinstance(request.conditioning_id, str):
+                own = embedded[request.conditioning_id]
+                if "mixing" in requests:
+                    own = mixed(
+                        *(str(request.mixing), own, embedded[str(request.mixing_id)]),
+                        *(float(request.mixing_weight), float(request.mixing_start)),  # type: ignore[arg-type]
+                    )
+                embeddings[row] = drop_entries(own, float(request.embedding_dropout), int(request.dropout_seed))  # type: ignore[arg-type]
         return embeddings
 
     def _embed(self, image_ids: list[str], hashes: list[str | None], family: Family) -> Tensor:
@@ -210,6 +214,16 @@ class Worker:
         with evaluation_mode(self.classifier) if isinstance(self.classifier, torch.nn.Module) else nullcontext():
             values: list[float] = mixture(self._criteria_of(batch))(images.to(device).float() / 255, labels).tolist()
         return values
+
+
+def conditioning_hashes(requests: pd.DataFrame) -> dict[str, str | None]:
+    """Id -> planned content hash of every real image that some request is conditioned on."""
+    planned: dict[str, str | None] = {}
+    for name in ("conditioning", "mixing"):
+        if f"{name}_id" in requests:
+            there = requests[requests[f"{name}_id"].notna()]
+            planned |= dict(zip(there[f"{name}_id"], there[f"{name}_sha256"], strict=True))
+    return planned
 
 
 def _runs(requests: pd.DataFrame) -> Iterator[pd.DataFrame]:
