@@ -19,11 +19,12 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(SHELVES, ()),
     "synthesis": SHELVES,
     "report": ("data", "metrics"),  # a page, from what others read out of runs and grids
+    "exporting": (*SHELVES, "synthesis"),
     "runs": (*SHELVES, "synthesis", "report"),
     "studies": (*SHELVES, "synthesis", "report", "runs"),
     "experiment": (*SHELVES, "synthesis", "report", "runs", "studies"),
     "reproduction": (*SHELVES, "synthesis", "report", "runs", "studies", "experiment"),
-    "cli": (*SHELVES, "synthesis", "report", "runs", "studies", "experiment", "reproduction"),
+    "cli": (*SHELVES, "synthesis", "report", "runs", "studies", "experiment", "reproduction", "exporting"),
 }
 GROUND = {
     "contracts", "strata", "files", "errors", "settings", "devices", "interruption", "locks", "randomness", "terminal",

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from jsonargparse import ArgumentParser
 
 from tailsmith import __version__
-from tailsmith.cli import commands, compare_command, run_commands, synthesize_command
+from tailsmith.cli import commands, compare_command, export_command, run_commands, synthesize_command
 from tailsmith.cli.parsing import INVOCATION, parsed, parser_of
 from tailsmith.cli.user_errors import explained
 from tailsmith.errors import UserError, did_you_mean
@@ -28,6 +28,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": commands.train,
     "synthesize": synthesize_command.synthesize,
     "inspect-samples": commands.inspect_samples,
+    "export": export_command.export,
     "evaluate": commands.evaluate,
     "run": run_commands.run,
     "report": run_commands.report,

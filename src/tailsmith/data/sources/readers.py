@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tailsmith.data.checks import check_dataset
 from tailsmith.data.dataset import Dataset, make_table, with_limit
+from tailsmith.data.sources.hub_folders import load_hub_folder
 from tailsmith.data.sources.image_folders import labelled_files
 from tailsmith.data.sources.tables import load_table
 from tailsmith.data.splits import TEST_FRACTION, VAL_FRACTION, fill_splits
@@ -49,7 +50,7 @@ def read_unchecked(path: Path) -> Dataset:
 
 
 def load_folder(path: Path | str) -> Dataset:
-    """A folder with metadata.csv, or a folder per class, or train / val / test folders of such.
+    """A folder with metadata.csv, or as hub_folders.py says, or a folder per class, maybe in train, val, test folders.
 
     Classes are in order of their names, files in order of their paths, and all are "train" in a flat folder. A class
     folder may have folders inside; links are followed. Hidden files, what systems leave behind, texts beside images and
@@ -60,6 +61,8 @@ def load_folder(path: Path | str) -> Dataset:
         raise UserError(f"no such folder: {folder}; expected a folder with one folder of images per class")
     if (folder / METADATA_CSV).is_file():
         return load_table(folder / METADATA_CSV, name=folder.resolve().name)
+    if (found := load_hub_folder(folder)) is not None:
+        return found
     files = labelled_files(folder)
     if not files:
         raise UserError(f"no images in {folder}; expected one folder of images per class, or {METADATA_CSV}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ IMAGE_COLUMNS = ("bytes", "image", "img", "path", "file_name")  # tried in this 
 
 
 @dataclass(frozen=True)
-class _Names:
+class Names:
     """What stands beside the rows: names in their order where known."""
 
     name: str = ""
@@ -44,7 +44,12 @@ def load_table(path: Path | str, *, name: str = "") -> Dataset:
     none. `name` is for a file that holds none for the dataset.
     """
     path = Path(path)
-    rows, names = _read(path)
+    rows, names = read_rows(path)
+    return dataset_of(rows, names, path, name or path.stem)
+
+
+def dataset_of(rows: pd.DataFrame, names: Names, path: Path, name: str) -> Dataset:
+    """What the rows of a table say, which lies at `path`; the file's own `names` come before `name`."""
     _check_columns(rows, path)
     rows = _stripped(rows, names)
     _check_filled(rows, path)
@@ -62,10 +67,11 @@ def load_table(path: Path | str, *, name: str = "") -> Dataset:
         sources=rows["source"].tolist() if "source" in rows else "real",
     )
     decoding = Decoding(ranges=names.ranges)
-    return Dataset(table, class_names, attribute_names, names.name or name or path.stem, names.licence, decoding)
+    return Dataset(table, class_names, attribute_names, names.name or name, names.licence, decoding)
 
 
-def _read(path: Path) -> tuple[pd.DataFrame, _Names]:
+def read_rows(path: Path) -> tuple[pd.DataFrame, Names]:
+    """The columns as they are, and the names beside them."""
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".parquet"):
         raise UserError(f"can't tell what {path} is; expected an image folder, a .csv or a .parquet file")
@@ -80,21 +86,21 @@ def _read(path: Path) -> tuple[pd.DataFrame, _Names]:
         raise UserError(f"{path} is not a readable {suffix[1:]} file: {first_line}") from error
 
 
-def _read_csv(path: Path) -> tuple[pd.DataFrame, _Names]:
+def _read_csv(path: Path) -> tuple[pd.DataFrame, Names]:
     """All cells as text, so that "007", "NA" and "null" stay class names; empty ones are None."""
-    return pd.DataFrame(read_cells(path), dtype=object), _names_beside(path.with_name(NAMES_JSON))
+    return pd.DataFrame(read_cells(path), dtype=object), names_beside(path.with_name(NAMES_JSON))
 
 
-def _names_beside(path: Path) -> _Names:
+def names_beside(path: Path) -> Names:
     """What the names file beside a CSV file says; another's file of that name says nothing."""
     if not path.is_file():
-        return _Names()
+        return Names()
     try:
         value = read_json(path)
     except ValueError as error:
         raise UserError(f"{path} is not a JSON file ({error}); mend it, or move it away") from error
     try:
-        return _from_json(value) if isinstance(value, dict) and "class_names" in value else _Names()
+        return _from_json(value) if isinstance(value, dict) and "class_names" in value else Names()
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} should have class_names and attribute_names as lists of names, and ranges as pairs of numbers "
@@ -102,18 +108,18 @@ def _names_beside(path: Path) -> _Names:
         ) from error
 
 
-def _read_parquet(path: Path) -> tuple[pd.DataFrame, _Names]:
+def _read_parquet(path: Path) -> tuple[pd.DataFrame, Names]:
     table = pyarrow.parquet.read_table(path)
     columns = {name: pd.Series(table[name].to_pylist(), dtype=object) for name in table.column_names}
     metadata = table.schema.metadata or {}
-    names = _from_json(json.loads(metadata[SCHEMA_KEY])) if SCHEMA_KEY in metadata else _Names()
+    names = _from_json(json.loads(metadata[SCHEMA_KEY])) if SCHEMA_KEY in metadata else Names()
     if b"huggingface" in metadata:
-        names = _Names(codes=_class_labels(json.loads(metadata[b"huggingface"])))
+        names = replace(names, codes=_class_labels(json.loads(metadata[b"huggingface"])))
     return pd.DataFrame(columns), names
 
 
-def _from_json(value: dict[str, Any]) -> _Names:
-    return _Names(
+def _from_json(value: dict[str, Any]) -> Names:
+    return Names(
         name=value.get("name", ""),
         licence=value.get("licence", ""),
         class_names=tuple(value["class_names"]) if value.get("class_names") else None,
@@ -149,7 +155,7 @@ def _check_filled(rows: pd.DataFrame, path: Path) -> None:
             raise UserError(f"{path}: row {row} has no {column}; fill it in, or remove the row")
 
 
-def _stripped(rows: pd.DataFrame, names: _Names) -> pd.DataFrame:
+def _stripped(rows: pd.DataFrame, names: Names) -> pd.DataFrame:
     """Names without the spaces around them, but for those that the file lists with spaces."""
     listed = {*(names.class_names or ()), *(names.attribute_names or ())}.union(*names.codes.values())
 
@@ -183,7 +189,7 @@ def _check_known(codes: Sequence[int], values: pd.Series, described: str) -> Non
             raise UserError(f"{described} {value!r} is none of the names that the file, or {NAMES_JSON}, lists")
 
 
-def _attributes(rows: pd.DataFrame, names: _Names) -> tuple[tuple[str, ...], list[int]]:
+def _attributes(rows: pd.DataFrame, names: Names) -> tuple[tuple[str, ...], list[int]]:
     known = names.attribute_names or names.codes.get("attribute")
     if "attribute" not in rows:
         return known or (), [-1] * len(rows)
