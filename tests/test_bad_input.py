@@ -707,8 +707,18 @@ def test_a_path_one_may_not_write(capsys: Capture, monkeypatch: pytest.MonkeyPat
     assert line == "tailsmith: error: /root/x: Permission denied; check the path and its permissions"
 
 
+def test_a_disk_or_network_that_fails(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for error, said in (
+        (OSError(errno.EIO, "no", "shard.parquet"), "fails with shard.parquet: Input/output error"),
+        (OSError(errno.ESTALE, "no"), "fails: Stale file handle"),
+    ):
+        monkeypatch.setitem(COMMANDS, "report", raising(error))
+        again = "check the disk or network, and run the same command again, nothing already written is lost"
+        assert refused(capsys, "report") == f"tailsmith: error: the file system {said}; {again}"
+
+
 @pytest.mark.parametrize(
-    "error", [RuntimeError("bug"), ValueError("of numpy"), OSError(errno.EIO, "I/O error"), KeyError("x")]
+    "error", [RuntimeError("bug"), ValueError("of numpy"), OSError(errno.ENXIO, "no such device"), KeyError("x")]
 )
 def test_what_is_our_fault_keeps_its_traceback_and_asks_to_be_reported(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Capture

@@ -66,7 +66,8 @@ def run(
     directory = RunDirectory(out)
     print(arms_text(arm_tables(directory, config)))
     print(f"\n{verdict(directory, config)}\nReport: {report_path}")
-    made = {name: directory.synthetic_set(name).results() for name in sets_of(config)}
+    sets = {name: directory.synthetic_set(name) for name in sets_of(config)}
+    made = {name: each.results() for name, each in sets.items() if each.folder.is_dir()}
     return said_of_given_up({f"{name} {at}": why for name, each in made.items() for at, why in given_up(each).items()})
 
 

@@ -73,7 +73,7 @@ def recorded(table: PaperTable, results: Path, scale: Scale) -> tuple[dict[tuple
         if row is None or each.config_sha256 != RowSettings.of(row, table.world, scale, each.seed).sha256():
             raise UserError(
                 f"{results} holds {each.row!r}, seed {each.seed}, of other settings than those of this version; "
-                "give another --results, or delete the file to make all of it again"
+                "give another --results"
             )
         found[each.row, each.seed] = each
     return found, content["command"].split("; ")
