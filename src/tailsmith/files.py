@@ -90,9 +90,9 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, pattern: str = "**/.*.tmp") -> None:
     """Remove the temporary files and folders below whose writer is dead; those of living processes stay."""
-    for each in list(Path(folder).rglob(".*.tmp")):
+    for each in list(Path(folder).glob(pattern)):
         if is_temporary(each) and not _has_writer(each):
             if each.is_dir():
                 shutil.rmtree(each, ignore_errors=True)

@@ -162,7 +162,7 @@ def image_suffixes() -> frozenset[str]:
 def _pixels(encoded: bytes, described: str, decoding: Decoding, *, scale: bool = True) -> tuple[_Stored, Image.Image]:
     """The image as stored, and as 8-bit RGB; without `scale` one of high depth is checked but not converted."""
     try:
-        with _opened(encoded, decoding.max_megapixels) as image:
+        with opened(encoded, decoding.max_megapixels) as image:
             stored = _loaded(image)
         kind = depth_kind(stored.image.mode)
         if kind is None:
@@ -184,7 +184,7 @@ def _pixels(encoded: bytes, described: str, decoding: Decoding, *, scale: bool =
         raise UserError(f"{described} is corrupt or truncated ({said}); replace it or pass --skip-corrupt") from error
 
 
-def _opened(encoded: bytes, max_megapixels: float) -> Image.Image:
+def opened(encoded: bytes, max_megapixels: float = MAX_MEGAPIXELS) -> Image.Image:
     """Opened, not loaded; `_Refused` above the limit, which is ours: Pillow's is raised to it when it's met."""
     most = int(max_megapixels * 1e6)
     try:

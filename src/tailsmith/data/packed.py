@@ -1,5 +1,6 @@
-"""Images inside Parquet shards, read one by one: `shards/shard-00003.parquet#17` is row 17's column `image`.
+"""Images inside Parquet and tar files, read one by one: `shards/shard-00003.parquet#17` is row 17's column `image`.
 
+In a tar file it is a place and a length, with the member's name for messages: `train-00000.tar#512+3071:0001.png`.
 A plan of a million photographs fills terabytes; training reads what a mini-batch needs. A shard says of itself what was
 written: column `image_sha256` of each image, and in its metadata a checksum of everything else.
 """
@@ -24,11 +25,13 @@ from tailsmith.errors import UserError
 from tailsmith.files import sha256_file, write_atomically
 
 LOCATION = re.compile(r"(.+\.parquet)#(\d+)")
+MEMBER = re.compile(r"(.+\.tar)#(\d+)\+(\d+):([^#]*)", re.DOTALL)
 ROW_GROUP_BYTES = 64 * 1024  # the most that is read for one image smaller than that; a larger one is read alone
 REMEMBERED = 64  # shards whose directory of row groups is kept: a megabyte each for photographs
 IMAGE, IMAGE_HASH, CHECKSUM = "image", "image_sha256", "checksum"
 VERIFIED = "verified.json"  # beside many shards: which were read whole, and found sound
 ADVICE = "synthesize again: that sets the file aside and makes its images anew"
+FOREIGN = "bring back a sound copy"  # of a file that no synthesis makes
 
 
 class Damaged(UserError):
@@ -136,18 +139,25 @@ def location(path: Path, row: int) -> str:
     return f"{path}#{row}"
 
 
+def member(path: Path, start: int, size: int, name: str) -> str:
+    """How a Dataset's column `path` names an image within a tar file."""
+    return f"{path}#{start}+{size}:{name.replace('#', '_')}"
+
+
 def shard_of(where: str) -> Path | None:
-    """The shard of a location, None for what is none."""
+    """The Parquet file of a location, None for what is none."""
     found = LOCATION.fullmatch(where)
     return Path(found[1]) if found else None
 
 
 def is_packed(path: str) -> bool:
-    return LOCATION.fullmatch(path) is not None
+    return LOCATION.fullmatch(path) is not None or MEMBER.fullmatch(path) is not None
 
 
 def read_packed(where: str) -> bytes:
-    """The encoded image at a location; ValueError where its shard is gone or damaged, or holds no such row."""
+    """The encoded image at a location; ValueError where its file is gone or damaged, or holds no such image."""
+    if (inside := MEMBER.fullmatch(where)) is not None:
+        return _read_member(Path(inside[1]), int(inside[2]), int(inside[3]), inside[4])
     found = LOCATION.fullmatch(where)
     if found is None:
         raise UserError(f"{where} is no image of a shard: expected PATH.parquet#ROW")
@@ -155,7 +165,7 @@ def read_packed(where: str) -> bytes:
     if not path.is_file():
         raise UserError(f"{path} does not exist, or is no file; its images were to be read: synthesize them again")
     state = path.stat()
-    with reading(path):
+    with reading(path, ADVICE if path.name.startswith("shard-") else FOREIGN):
         directory, ends, hashed = _directory(found[1], (state.st_mtime_ns, state.st_size, state.st_ino))
         number = next((number for number, end in enumerate(ends) if row < end), None)
         if number is None:
@@ -165,7 +175,22 @@ def read_packed(where: str) -> bytes:
         within = row - (ends[number - 1] if number else 0)
         if hashed:
             _check_image(path, group, within)
-        encoded: bytes = group[IMAGE][within].as_py()
+        encoded = group[IMAGE][within].as_py()
+        encoded = encoded["bytes"] if isinstance(encoded, dict) else encoded  # as Hugging Face has images
+    if not isinstance(encoded, bytes):
+        raise UserError(f"{where} has no image; remove the row, or pass --skip-corrupt")
+    return encoded
+
+
+def _read_member(path: Path, start: int, size: int, name: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(start)
+            encoded = file.read(size)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise UserError(f"{path} does not exist, or is no file; {FOREIGN}") from error
+    if len(encoded) < size:
+        raise UserError(f"{path} ends within {name}; {FOREIGN}")
     return encoded
 
 

@@ -1,26 +1,28 @@
-"""What is exported: the images of a synthetic set, each with its provenance, and real ones beside them."""
+"""What is exported: one image after the other, each with what is known of it and, if synthetic, how it was made."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from tailsmith.data.checks import class_difference
 from tailsmith.data.dataset import Dataset
-from tailsmith.data.packed import read_meta, read_packed, shard_of
+from tailsmith.data.marks import mark_of, marked
+from tailsmith.data.writers import names_of
 from tailsmith.errors import UserError
-from tailsmith.exporting.marks import marked
-from tailsmith.synthesis.columns import columns_of
-from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.sets import PLAN
-from tailsmith.synthesis.shards import read_shards
-from tailsmith.synthesis.tries import given_up
+from tailsmith.exporting.fulfilled import Fulfilled
+
+KNOWN = ("image_id", "split", "label", "attribute", "source")  # columns of a dataset's table, as Example has them
+# Signature -> what a file of that kind is called; the first three can be marked.
+_EXTENSIONS = {
+    b"\x89PNG": "png", b"\xff\xd8": "jpg", b"RIFF": "webp", b"II*\0": "tif", b"MM\0*": "tif", b"BM": "bmp",
+    b"GIF8": "gif", b"qoif": "qoi", b"\0\0\0\x0cjP  ": "jp2", b"\xff\x4f\xff\x51": "j2k", b"\x0a": "pcx",
+    b"\x01\xda": "sgi", b"P4": "pbm", b"P5": "pgm", b"P6": "ppm",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,97 +37,119 @@ class Example:
     encoded: bytes
     provenance: str = ""
 
+    @property
+    def extension(self) -> str:
+        """Of the format that the bytes are in, without a dot."""
+        if self.encoded[4:8] == b"ftyp":
+            return "avif" if b"avif" in self.encoded[8:32] else "heic"
+        known = (name for signature, name in _EXTENSIONS.items() if self.encoded.startswith(signature))
+        return next(known, "tga")  # the only one that is read and has no signature
+
 
 @dataclass(frozen=True)
 class Export:
-    """A folder of shards whose plan is fulfilled, and real images of the same classes or None."""
+    """Data, a synthetic set whose plan is fulfilled, or both, of the same classes and attributes."""
 
-    samples: Path
-    real: Dataset | None = None
+    data: Dataset | None = None
+    made: Fulfilled | None = None
 
     def __post_init__(self) -> None:
-        if self.real is not None and self.real.class_names != self.class_names:
+        if self.data is None or self.made is None:
+            return
+        for kind in ("class", "attribute"):
+            has, planned = (getattr(each, f"{kind}_names") for each in (self.data, self.made))
+            if has != planned:
+                many = {"class": "classes", "attribute": "attributes"}[kind]
+                raise UserError(
+                    f"the {many} of the images in {self.made.folder} are not the data's: the data "
+                    f"{class_difference(has, planned)}; give the data they were made for"
+                )
+        both = self.data.table["image_id"].isin(self.made.table["image_id"])
+        if both.any():
             raise UserError(
-                f"the classes of the images in {self.samples} are not the data's: the data "
-                f"{class_difference(self.real.class_names, self.class_names)}; give the data they were made for"
+                f"{self.data.table['image_id'][both].iloc[0]!r} is an image of the data and of {self.made.folder} "
+                f"({both.sum():,} ids are): the data hold this set, or another of such ids; give data without it"
             )
 
-    @cached_property
-    def plan(self) -> Plan:
-        return Plan.read(self.samples / PLAN)
-
-    @cached_property
-    def results(self) -> pd.DataFrame:
-        """All rows of the shards, in the plan's order; ValueError for half of a plan."""
-        return read_shards(self.samples, self.plan)
-
-    @cached_property
-    def shown(self) -> pd.DataFrame:
-        """The rows whose images show something."""
-        return self.results[~self.results["black"].to_numpy(dtype=bool)]
+    @property
+    def name(self) -> str:
+        """Of the data; of the set's folder where the set names none."""
+        if self.data is not None:
+            return self.data.name
+        assert self.made is not None  # else there is nothing to export
+        return self.made.dataset_name or self.made.folder.resolve().name
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.plan.meta["class_names"])
+        return self._any.class_names
 
     @property
     def attribute_names(self) -> tuple[str, ...]:
-        return tuple(self.plan.meta["attribute_names"])
+        return self._any.attribute_names
+
+    @property
+    def names(self) -> dict[str, object]:
+        """What is written beside the rows: all names in their order, as `writers.names_of` has them."""
+        if self.data is not None:
+            return names_of(self.data)
+        names = {"class_names": list(self.class_names), "attribute_names": list(self.attribute_names)}
+        return {"name": self.name, "licence": "", **names}
 
     @property
     def left_out(self) -> dict[str, int]:
-        failed = len(given_up(self.results))
-        return {"show nothing": len(self.results) - len(self.shown) - failed, "were given up": failed}
+        """Why images that were asked for are not there -> how many."""
+        return {} if self.made is None else self.made.left_out
 
     @cached_property
-    def counts(self) -> pd.Series:
-        """Images by (split, source, label)."""
-        rows = [pd.DataFrame({"split": "train", "source": "synthetic", "label": self.shown["label"]})]
-        if self.real is not None:
-            rows.append(self.real.table[["split", "source", "label"]])
-        return pd.concat(rows).value_counts()
-
-    def __len__(self) -> int:
-        return int(self.counts.sum())
-
-    def count(self, *, split: str | None = None, source: str | None = None, label: int | None = None) -> int:
-        """Images of a split, a source and a class; None = of all."""
-        levels = {"split": split, "source": source, "label": label}
-        counts = self.counts
-        for level, value in levels.items():
-            if value is not None:
-                counts = counts[counts.index.get_level_values(level) == value]
-        return int(counts.sum())
+    def sizes(self) -> dict[str, int]:
+        """Split -> images in it; no entry for an empty one."""
+        parts = [each.table["split"] for each in (self.data, self.made) if each is not None]
+        return {str(split): int(count) for split, count in pd.concat(parts).value_counts().items()}
 
     def examples(self, split: str) -> Iterator[Example]:
-        """Real ones first; one image at a time is in memory."""
-        if self.real is not None:
-            for row, known in enumerate(self.real.table.itertuples()):
-                if known.split == split:
-                    described = (str(known.image_id), split, int(str(known.label)), int(str(known.attribute)))
-                    yield Example(*described, str(known.source), self.real.encoded(row))
-        if split == "train":
-            names = list(columns_of(self.shown))
-            for where, request in zip(self.shown["path"], self.shown[names].to_dict("records"), strict=True):
-                said = json.dumps(self._provenance(str(where), request), sort_keys=True)
-                described = (f"synthetic-{request['request_id']}", split, request["label"], request["attribute"])
-                yield Example(*described, "synthetic", marked(read_packed(where), said), said)
+        """The data's first; one image at a time is in memory.
 
-    def _provenance(self, where: str, request: Mapping[Any, Any]) -> dict[str, Any]:
-        """All that the image follows from: its request, and who rendered it."""
-        shard = shard_of(where)
-        assert shard is not None  # a location of read_shards
-        by = self._makers(shard)
-        own = {name: value for name, value in request.items() if name != "shard" and not pd.isna(value)}
-        return {"synthetic": True, "class": self.class_names[request["label"]], **own, **by}
+        ValueError for a synthetic image that can't say so inside its file, and for one that says so and is listed as
+        real.
+        """
+        if self.data is not None:
+            columns = (self.data.table[name].tolist() for name in KNOWN)
+            for row, known in enumerate(zip(*columns, strict=True)):
+                if known[1] == split:
+                    yield self._of_data(self.data, row, known)
+        if self.made is not None and split == "train":
+            for image_id, label, attribute, encoded, said in self.made.images():
+                yield Example(image_id, split, label, attribute, "synthetic", marked(encoded, said), said)
 
-    def _makers(self, shard: Path) -> dict[str, str]:
-        if shard not in self._known:
-            meta = read_meta(shard)
-            names = ("generator", "generator_sha256", "decoder_sha256", "classifier_sha256", "version")
-            self._known[shard] = {name: meta[name] for name in names if meta.get(name, "None") != "None"}
-        return self._known[shard]
+    def _of_data(self, data: Dataset, row: int, known: tuple[str, str, int, int, str]) -> Example:
+        encoded = data.encoded(row)
+        said = mark_of(encoded)
+        if known[-1] == "real":
+            if said is not None:
+                raise UserError(
+                    f"{data.described(row)} says inside that it is synthetic, and is listed as real; list it as "
+                    "synthetic, or remove it"
+                )
+            return Example(*known, encoded)
+        if said is None:
+            said = self._little_known(data, row)
+            try:
+                encoded = marked(encoded, said)
+            except UserError as error:
+                raise UserError(
+                    f"{data.described(row)} is synthetic and can't say so inside its file: {error}; convert it to PNG"
+                ) from error
+        return Example(*known, encoded, said)
 
-    @cached_property
-    def _known(self) -> dict[Path, dict[str, str]]:
-        return {}
+    def _little_known(self, data: Dataset, row: int) -> str:
+        """Of a synthetic image that others made, and don't say how."""
+        attribute = data.attributes[row]
+        own = {"attribute": self.attribute_names[attribute]} if attribute >= 0 else {}
+        about = {"synthetic": True, "class": self.class_names[data.labels[row]], **own}
+        return json.dumps({**about, "image_id": data.table["image_id"].iat[row]}, sort_keys=True)
+
+    @property
+    def _any(self) -> Dataset | Fulfilled:
+        found = self.data if self.data is not None else self.made
+        assert found is not None
+        return found

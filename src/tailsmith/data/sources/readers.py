@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tailsmith.data.checks import check_dataset
 from tailsmith.data.dataset import Dataset, make_table, with_limit
+from tailsmith.data.marked_images import as_marked
 from tailsmith.data.sources.hub_folders import load_hub_folder
 from tailsmith.data.sources.image_folders import labelled_files
 from tailsmith.data.sources.tables import load_table
@@ -28,11 +29,12 @@ def load(
 ) -> Dataset:
     """An image folder, .csv or .parquet file -> a checked dataset that has train, val and test images.
 
-    A split that isn't there is taken from train (`fill_splits`). Complaints are ValueErrors
+    What says inside its file that tailsmith made it is synthetic, whatever the folder or table says. A split that isn't
+    there is taken from train (`fill_splits`). Complaints are ValueErrors
     (`check_dataset`); with `skip_corrupt`, images that can't be read are left out and logged as warnings.
     Images above `max_megapixels` (None: `MAX_MEGAPIXELS`) can't be read.
     """
-    read = with_limit(read_unchecked(Path(path)), max_megapixels)
+    read = with_limit(as_marked(read_unchecked(Path(path))), max_megapixels)
     whole = fill_splits(read, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
     dataset, skipped = check_dataset(whole, skip_corrupt=skip_corrupt)
     for complaint in skipped:

@@ -70,8 +70,8 @@ def dataset_of(rows: pd.DataFrame, names: Names, path: Path, name: str) -> Datas
     return Dataset(table, class_names, attribute_names, names.name or name, names.licence, decoding)
 
 
-def read_rows(path: Path) -> tuple[pd.DataFrame, Names]:
-    """The columns as they are, and the names beside them."""
+def read_rows(path: Path, only: Sequence[str] | None = None) -> tuple[pd.DataFrame, Names]:
+    """The columns as they are, of a Parquet file `only` those asked for, and the names beside them."""
     suffix = path.suffix.lower()
     if suffix not in (".csv", ".parquet"):
         raise UserError(f"can't tell what {path} is; expected an image folder, a .csv or a .parquet file")
@@ -80,7 +80,7 @@ def read_rows(path: Path) -> tuple[pd.DataFrame, Names]:
     if suffix == ".csv":
         return _read_csv(path)
     try:
-        return _read_parquet(path)
+        return _read_parquet(path, only)
     except ValueError as error:  # pyarrow's parsing errors are ValueErrors of several lines
         first_line = str(error).splitlines()[0]
         raise UserError(f"{path} is not a readable {suffix[1:]} file: {first_line}") from error
@@ -108,8 +108,9 @@ def names_beside(path: Path) -> Names:
         ) from error
 
 
-def _read_parquet(path: Path) -> tuple[pd.DataFrame, Names]:
-    table = pyarrow.parquet.read_table(path)
+def _read_parquet(path: Path, only: Sequence[str] | None) -> tuple[pd.DataFrame, Names]:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        table = file.read(columns=only)
     columns = {name: pd.Series(table[name].to_pylist(), dtype=object) for name in table.column_names}
     metadata = table.schema.metadata or {}
     names = _from_json(json.loads(metadata[SCHEMA_KEY])) if SCHEMA_KEY in metadata else Names()
