@@ -14,6 +14,7 @@ from tailsmith.classification.config import TrainConfig
 from tailsmith.classification.methods import METHODS
 from tailsmith.data.sources.embedded import load_embedded
 from tailsmith.files import read_json
+from tailsmith.guidance.config import FeedbackConfig
 from tailsmith.metrics.seeds import paired_over_seeds
 from tailsmith.reproduction.bench import Bench
 from tailsmith.reproduction.cost_table import ROWS
@@ -26,8 +27,10 @@ from tailsmith.reproduction.rows import PaperTable, Result, Row
 from tailsmith.reproduction.worlds import EMBEDDED, SETS, Scale
 from tailsmith.runs.arms import SETS as USUAL
 from tailsmith.runs.checks import check_run, task_of
+from tailsmith.settings import own_settings
 from tailsmith.studies.grid.plan import grid_axes
 from tailsmith.synthesis import fulfilment
+from tailsmith.synthesis.config import SynthesisConfig
 
 ROOT = Path(__file__).parents[1]
 TEXT = ROOT.parent / "shared" / "paper"
@@ -296,3 +299,10 @@ def test_a_row_whose_training_diverges_has_no_numbers_and_the_table_goes_on(made
     assert gone["diverged"].startswith("training diverged") and gone["test"] == {} and tame["test"]["overall"] > 0
     assert "| real | 0 | 0 | – | – | – | – |" in results.with_suffix(".md").read_text()
     assert "nan" not in results.with_suffix(".svg").read_text().lower()
+
+
+def test_a_setting_that_is_added_later_changes_no_hash():
+    config = replace(TrainConfig(), steps=7)
+    assert own_settings(config) == {"steps": 7} and own_settings(TrainConfig()) == {}
+    synthesis = SynthesisConfig(feedback=FeedbackConfig(scale=0.5), seed=3)
+    assert own_settings(synthesis) == {"feedback": {"scale": 0.5}, "seed": 3}

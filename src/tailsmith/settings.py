@@ -24,6 +24,16 @@ def to_dict(config: Any) -> dict[str, Any]:
     return plain
 
 
+def own_settings(config: Any) -> dict[str, Any]:
+    """What differs from the defaults, as `to_dict` has it: a setting that is added later changes nothing."""
+    defaults, found = type(config)(), {}
+    for each in fields(config):
+        value, usual = getattr(config, each.name), getattr(defaults, each.name)
+        if value != usual:
+            found[each.name] = own_settings(value) if is_dataclass(value) and type(value) is type(usual) else value
+    return {name: to_dict(each) if is_dataclass(each) else _plain(each) for name, each in found.items()}
+
+
 def sha256_of(plain: Any) -> str:
     """Of plain dicts and lists; in hexadecimal digits, the same whatever the order of keys."""
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()

@@ -19,7 +19,7 @@ from tailsmith.reproduction.fashion import LT
 from tailsmith.reproduction.gap import gap_halves
 from tailsmith.reproduction.pool import pool_halves
 from tailsmith.reproduction.retraining import Half, trained_rows
-from tailsmith.settings import sha256_of, to_dict
+from tailsmith.settings import own_settings, sha256_of
 from tailsmith.strata import SHOTS
 
 CELLS = ("overall", *SHOTS)
@@ -45,7 +45,7 @@ def compare_halves(comparison: Comparison, out: Path, results: Path, seeds: Sequ
 
     Rows of other seeds that `results` has already stay in it; ValueError where they are of other settings.
     """
-    settings = sha256_of(to_dict(LT))[:16]
+    settings = sha256_of(own_settings(LT))[:16]
     rows, commands = _recorded(results, settings)
     commands = list(dict.fromkeys([*commands, command]))
     pipe = load_generator()

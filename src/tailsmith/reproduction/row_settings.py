@@ -9,7 +9,7 @@ from tailsmith.reproduction.driver import seeded
 from tailsmith.reproduction.rows import Row
 from tailsmith.reproduction.worlds import Scale
 from tailsmith.runs.config import RunConfig, synthesis_of
-from tailsmith.settings import changed, sha256_of, to_dict
+from tailsmith.settings import changed, own_settings, sha256_of, to_dict
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,11 @@ class RowSettings:
         """Of all settings that the row's numbers follow from, but the data; its first 16 digits."""
         config = self.config
         settings = {
-            "training": to_dict(self.training),
+            "training": own_settings(self.training),
             "target": config.target,
             "per": config.per,
             "seed": self.training.seed,
         }
         if self.set_name:
-            settings |= {"synthesis": to_dict(synthesis_of(config, self.set_name)), "generator": config.generator}
+            settings |= {"synthesis": own_settings(synthesis_of(config, self.set_name)), "generator": config.generator}
         return sha256_of(settings)[:16]
