@@ -1,23 +1,33 @@
 """Augmented conditioning: the embeddings of two real images of a class, mixed as the plan says."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import tailsmith
 from rendering import DATASET, largest_difference, render, tiny_plan
+from tailsmith.cli.main import main
 from tailsmith.generation.conditioning import drop_entries, embed_images, mixed
 from tailsmith.generation.families import family_of
+from tailsmith.runs.config import RunConfig, synthesis_of
+from tailsmith.settings import changed
 from tailsmith.synthesis.columns import mixing_columns
+from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan import Plan
-from tailsmith.synthesis.rendering import written_job
+from tailsmith.synthesis.plan_identity import OF_ROWS
+from tailsmith.synthesis.rendering import render_job, written_job
 from tailsmith.synthesis.requests import make_plan
 from tailsmith.synthesis.shards import read_shards, shard_path
 from tailsmith.synthesis.worker import Worker
 from test_engines import CONFIG
+from tiny import tiny_pipeline
+from tiny_families import FAMILIES
 
 MIXED = {"embedding_mixing": "mixup", "feedback_scale": 0.0, "embedding_dropout": 0.3}
 
@@ -61,6 +71,32 @@ def test_the_second_image_is_another_one_of_the_group_and_all_of_it_is_planned()
         assert larger[name].tolist() == table[name].tolist()
 
 
+def test_the_second_image_is_of_the_group_where_the_first_is():
+    training = DATASET.split("train").table.set_index("image_id")
+    plan = tiny_plan([[0, 0], [40, 40], [0, 40]], **MIXED)
+    own, first, second = plan.table, *(training.loc[plan.table[name]] for name in ("conditioning_id", "mixing_id"))
+    assert (second["label"].to_numpy() == own["label"].to_numpy()).all()
+    assert second["attribute"].tolist() == first["attribute"].tolist() == own["attribute"].tolist()
+    in_boots = (own["label"] == 1).to_numpy()  # 3 images in one context, 2 in the other; of bags one in each
+    assert (own["mixing_id"] != own["conditioning_id"]).tolist() == in_boots.tolist()
+    others = own[in_boots & (own["attribute"] == 0).to_numpy()].groupby("conditioning_id")["mixing_id"].nunique()
+    assert others.tolist() == [2, 2, 2]  # each of the others is drawn
+    of_class = tiny_plan([[0, 0], [0, 0], [0, 40]], **MIXED, conditioning_from="class").table
+    assert (of_class["mixing_id"] != of_class["conditioning_id"]).all()
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])
+def test_the_weight_is_drawn_from_a_beta_distribution(alpha):
+    of = {**MIXED, "embedding_mixing_alpha": alpha}
+    weights = tiny_plan((1500, 0, 0), **of).table["mixing_weight"]
+    assert stats.kstest(weights, stats.beta(alpha, alpha).cdf).pvalue > 0.001
+    assert tiny_plan((40, 0, 0), **of).table["mixing_weight"].tolist() == weights[:40].tolist()
+
+
+def test_without_a_mixture_alpha_changes_nothing():
+    assert tiny_plan(embedding_mixing_alpha=0.2).identity == tiny_plan().identity
+
+
 def test_one_image_of_a_class_is_mixed_with_itself():
     rows = DATASET.table.groupby("label").head(1)
     dataset = replace(DATASET, table=rows.assign(split="train").reset_index(drop=True))
@@ -76,6 +112,19 @@ def test_a_plan_without_mixing_says_nothing_of_it_and_is_what_it_was():
     with_mixing = tiny_plan((4, 2, 4), embedding_mixing="mixup")
     assert with_mixing.table[plain.table.columns].equals(plain.table)  # the other draws are those without
     assert len({plain.identity, with_mixing.identity, tiny_plan((4, 2, 4), embedding_mixing="cutmix").identity}) == 3
+    digest = hashlib.sha256()  # of the columns that there were before any request was mixed
+    whole = ["shard", "label", "attribute", "dropout_seed", "noise_seed", "num_inference_steps"]
+    texts = ["request_id", "prompt", "conditioning_id", "conditioning_sha256", "criterion"]
+    for name in [
+        *("request_id", "shard", "label", "attribute", "prompt", "conditioning_id", "conditioning_sha256"),
+        *("embedding_dropout", "dropout_seed", "noise_seed", "guidance_scale", "num_inference_steps"),
+        *("feedback_scale", "criterion"),
+    ]:
+        values = plain.table[name].tolist()
+        number = "<i8" if name in whole else "<f8"
+        digest.update(name.encode())
+        digest.update(json.dumps(values).encode() if name in texts else np.array(values, dtype=number).tobytes())
+    assert plain.parts[OF_ROWS] == digest.hexdigest()
     moved = Plan(with_mixing.table.assign(mixing_weight=with_mixing.table["mixing_weight"] / 2), with_mixing.meta)
     assert moved.identity != with_mixing.identity
 
@@ -105,6 +154,27 @@ def test_images_are_conditioned_on_the_mixture_whatever_the_batch(kind, pipe, tm
     assert "mixing_weight" in pd.read_parquet(shard_path(tmp_path, 0)).columns
 
 
+@pytest.mark.parametrize(("name", "conditioning"), [("sd15-ip", "image+text"), ("kandinsky22", "image")])
+def test_every_family_that_takes_images_mixes_them(name, conditioning):
+    pipe, settings = FAMILIES[name](), {**MIXED, "conditioning": conditioning, "num_inference_steps": 2}
+    plan = tiny_plan((2, 1, 1), **settings)
+    together = render(Worker(pipe, DATASET, None), plan)
+    assert largest_difference(together, render(Worker(pipe, DATASET, None, batch_size=1), plan)) <= 1
+    unmixed = tiny_plan((2, 1, 1), **{**settings, "embedding_mixing": "none"})
+    assert largest_difference(together, render(Worker(pipe, DATASET, None), unmixed)) > 1
+
+
+def test_a_job_alone_is_enough_to_make_the_same_images(tmp_path):
+    """A worker process has the job's files, and nothing else."""
+    tiny_pipeline().save_pretrained(tmp_path / "generator")
+    config = replace(CONFIG, embedding_mixing="cutmix", feedback=replace(CONFIG.feedback, scale=0.0))
+    plan = tailsmith.plan(DATASET, 7, config=config, generator=str(tmp_path / "generator"))
+    with written_job(plan, DATASET, tmp_path / "job", plan.shards, None, None, 4) as job:
+        render_job(job, lambda images: None)
+    here = render(Worker(tiny_pipeline(), DATASET, None, batch_size=4), plan)
+    assert largest_difference(read_shards(tmp_path / "job", plan), here) <= 1
+
+
 def test_the_second_images_go_with_a_job_and_are_held_to_their_hashes(pipe, tmp_path):
     plan = tiny_plan((4, 0, 0), **MIXED)
     with written_job(plan, DATASET, tmp_path, plan.shards, None, None, 4) as job:
@@ -129,11 +199,38 @@ def test_the_second_images_go_with_a_job_and_are_held_to_their_hashes(pipe, tmp_
             {"embedding_mixing": "mixup", "conditioning": "text"},
             "mixes embeddings of real images, and conditioning='text'",
         ),
+        ({"embedding_mixing_alpha": 0.0}, "embedding_mixing_alpha should be above 0 and finite, got 0"),
+        ({"embedding_mixing_alpha": float("nan")}, "embedding_mixing_alpha should be above 0 and finite, got nan"),
     ],
 )
 def test_what_can_not_be_mixed_is_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         tailsmith.plan(DATASET, 9, config=replace(CONFIG, **settings), generator="mini-unclip")
+
+
+@pytest.mark.parametrize("generator", ["sd1.5", "sd3-medium", "flux-schnell"])
+def test_a_generator_of_texts_alone_mixes_nothing(generator):
+    config = replace(CONFIG, embedding_mixing="cutmix", feedback=replace(CONFIG.feedback, scale=0.0))
+    with pytest.raises(ValueError, match=r"can't be conditioned on 'image\+text', only on text; plan with"):
+        tailsmith.plan(DATASET, 9, config=config, generator=generator)
+
+
+def test_the_help_says_what_it_is(capsys):
+    assert main(["run", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "EMBEDDING_MIXING none | mixup | cutmix: with that of another real image of the group or class" in said
+
+
+def test_sets_that_mix_and_one_that_can_not():
+    """A run's own setting doesn't reach the set of text alone."""
+    for run in (RunConfig(), RunConfig(synthesis=SynthesisConfig(embedding_mixing="mixup"))):
+        sets = {name: synthesis_of(run, name) for name in ("text", "image_text_mixup", "image_text_cutmix")}
+        assert [each.embedding_mixing for each in sets.values()] == ["none", "mixup", "cutmix"]
+        assert {each.feedback.scale for each in sets.values()} == {0.0}
+        for name, settings in sets.items():
+            few = changed(settings, {"num_inference_steps": 2, "guidance_scale": 2.0})
+            table = tailsmith.plan(DATASET, 9, config=few, generator="mini-unclip").table
+            assert ("mixing" in table) == (name != "text")
 
 
 def test_a_plan_that_says_half_of_a_mixture_is_refused():
@@ -142,3 +239,6 @@ def test_a_plan_that_says_half_of_a_mixture_is_refused():
         Plan(plan.table.drop(columns="mixing_weight"), plan.meta).check()
     with pytest.raises(ValueError, match=r"column 'mixing_weight' should be a finite number within 0..1"):
         Plan(plan.table.assign(mixing_weight=1.5), plan.meta).check()
+    lost = plan.table["conditioning_id"].where(plan.table.index != 1, None)
+    with pytest.raises(ValueError, match=r"column 'conditioning_id' should be a real image in every request .*; row 1"):
+        Plan(plan.table.assign(conditioning_id=lost), plan.meta).check()

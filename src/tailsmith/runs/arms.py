@@ -17,8 +17,9 @@ NAMES = re.compile(r"[\w.-]+")  # of sets: they are folders, and parts of arms' 
 
 # Name of a synthetic set -> what it changes of the run's synthesis settings.
 SETS: dict[str, Mapping[str, Any]] = {
-    "text": {"conditioning": "text", "feedback": {"scale": 0.0}},  # LDM(txt)
+    "text": {"conditioning": "text", "embedding_mixing": "none", "feedback": {"scale": 0.0}},  # LDM(txt)
     "image_text": {"conditioning": "image+text", "feedback": {"scale": 0.0}},  # LDM(txt and img), dropout
+    # Augmented Conditioning (Chen et al., 2025)
     "image_text_mixup": {"conditioning": "image+text", "embedding_mixing": "mixup", "feedback": {"scale": 0.0}},
     "image_text_cutmix": {"conditioning": "image+text", "embedding_mixing": "cutmix", "feedback": {"scale": 0.0}},
     "feedback_entropy": {"feedback": {"criterion": "entropy"}},  # LDM-FG

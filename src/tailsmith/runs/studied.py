@@ -29,7 +29,9 @@ def study_settings(config: RunConfig) -> dict[str, SynthesisConfig]:
     own = config.synthesis.conditioning
     chosen: dict[str, SynthesisConfig] = {}
     if own != "image":
-        chosen["text only"] = changed(config.synthesis, {"conditioning": "text", "feedback": {"scale": 0.0}})
+        chosen["text only"] = changed(
+            config.synthesis, {"conditioning": "text", "embedding_mixing": "none", "feedback": {"scale": 0.0}}
+        )
     for scale in config.study_scales:
         name = CONDITIONED.get(own, own) if scale == 0 else f"feedback ω = {scale:g}"
         chosen[name] = changed(config.synthesis, {"feedback": {"scale": scale}})

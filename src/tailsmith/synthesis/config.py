@@ -21,9 +21,8 @@ class SynthesisConfig:
 
     conditioning: str = "image+text"  # text | image | image+text
     conditioning_from: str = "group"  # real images of: group (of its class, where the group has none) | class
-    embedding_mixing: str = (
-        "none"  # none | mixup | cutmix: with the embedding of another real image of the group or class
-    )
+    embedding_mixing: str = "none"  # none | mixup | cutmix: with that of another real image of the group or class
+    embedding_mixing_alpha: float = 1.0  # the first image's share of a mixture is drawn from Beta(alpha, alpha)
     embedding_dropout: float = 0.7  # share of the image embedding's entries set to zero (section 3.3); LOG.md has why
     prompt: str = "{label}"  # "{label} in {attribute}" names the attribute
     display_names: dict[str, str] = field(default_factory=dict)  # class or attribute name -> words for the prompt

@@ -17,7 +17,7 @@ from tailsmith.errors import UserError
 from tailsmith.generation.generator import Generator
 from tailsmith.generation.presets import preset
 from tailsmith.guidance.config import PER_IMAGE, FeedbackConfig, check_feedback
-from tailsmith.settings import from_dict
+from tailsmith.settings import check_above_zero, from_dict
 from tailsmith.synthesis.columns import (
     ERROR,
     LARGEST,
@@ -54,6 +54,9 @@ def check_plan(table: pd.DataFrame, meta: Any) -> None:
             )
         _complain(name, str(kind), kind.wrong(values), table)
     _complain("request_id", "a name of its own", table["request_id"].duplicated().to_numpy(), table)
+    if "mixing" in columns:
+        no_image = table["conditioning_id"].isna().to_numpy(dtype=bool)
+        _complain("conditioning_id", "a real image in every request that is mixed with a second one", no_image, table)
     if len(guided := table[table["feedback_scale"] > 0]):
         _check_steps(feedback_of(meta["synthesis"]), int(guided["num_inference_steps"].min()))
 
@@ -137,6 +140,7 @@ def check_settings(config: SynthesisConfig) -> None:
             f"embedding_mixing={config.embedding_mixing!r} mixes embeddings of real images, and conditioning='text' "
             "has none; use 'image+text' or 'image', or leave it out"
         )
+    check_above_zero(config, ("embedding_mixing_alpha",))
     if not 0 <= config.embedding_dropout <= 1:
         raise UserError(f"embedding_dropout should be within 0..1, got {config.embedding_dropout}")
     if not math.isfinite(config.guidance_scale) or config.guidance_scale < 0:

@@ -23,8 +23,8 @@ RENDERING = 2
 # Every setting of SynthesisConfig but `feedback`, and every one of FeedbackConfig, is in one of these six. A plan's
 # requests hold what came of the first; the others are of a whole pipeline call, and stand in its metadata.
 IN_ROWS = (
-    "conditioning", "conditioning_from", "embedding_mixing", "embedding_dropout", "prompt", "display_names",
-    "guidance_scale", "num_inference_steps", "shard_size", "seed", *PER_IMAGE,
+    "conditioning", "conditioning_from", "embedding_mixing", "embedding_mixing_alpha", "embedding_dropout",
+    "prompt", "display_names", "guidance_scale", "num_inference_steps", "shard_size", "seed", *PER_IMAGE,
 )  # fmt: skip
 OF_ALL = ("dtype", "guided_by")
 BY_HASH = ("decoder",)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy import special
 
 from tailsmith.data.dataset import Dataset
 from tailsmith.errors import UserError
@@ -91,7 +92,10 @@ def _hash64(seed: int, *parts: Ints | int) -> Hashes:
 
 
 def _mixing(dataset: Dataset, table: pd.DataFrame, seeds: Hashes, config: SynthesisConfig) -> dict[str, Any]:
-    """The columns of `columns.mixing_columns`; lambda ~ Beta(1, 1), which is uniform. `seeds` drew the first image."""
+    """The columns of `columns.mixing_columns`; lambda ~ Beta(alpha, alpha). `seeds` drew the first image.
+
+    The second is another one of the same group, or class, unless that has a single image.
+    """
     labels, attributes = (table[name].to_numpy(np.int64) for name in ("label", "attribute"))
     ordinals = np.array([int(name.rpartition("-")[2]) for name in table["request_id"]])
     others, weights, starts = (_hash64(config.seed, labels, attributes + 1, ordinals, stream) for stream in (4, 5, 6))
@@ -100,7 +104,7 @@ def _mixing(dataset: Dataset, table: pd.DataFrame, seeds: Hashes, config: Synthe
         "mixing": config.embedding_mixing,
         "mixing_id": sources,
         "mixing_sha256": hashes,
-        "mixing_weight": _uniform(weights),
+        "mixing_weight": _beta(config.embedding_mixing_alpha, weights),
         "mixing_start": _uniform(starts),
     }
 
@@ -197,3 +201,11 @@ def _criteria(criterion: str | dict[str, float], seeds: Hashes) -> list[str]:
 def _uniform(seeds: Hashes) -> NDArray[np.float64]:
     """[n] in 0..1, below 1."""
     return (seeds >> np.uint64(11)).astype(np.float64) / 2**53
+
+
+def _beta(alpha: float, seeds: Hashes) -> NDArray[np.float64]:
+    """[n] of Beta(alpha, alpha), in 0..1; rounded, as versions of scipy differ in the last digits."""
+    if alpha == 1:
+        return _uniform(seeds)
+    drawn: NDArray[np.float64] = special.betaincinv(alpha, alpha, _uniform(seeds)).round(9)
+    return drawn

@@ -18,6 +18,7 @@ from tailsmith.settings import changed, to_dict
 from tailsmith.studies.grid.cells import Axes, Place
 from tailsmith.studies.grid.config import GridConfig
 from tailsmith.synthesis import planning
+from tailsmith.synthesis.columns import NO_MIXING
 from tailsmith.synthesis.config import SynthesisConfig
 from tailsmith.synthesis.plan import Plan
 from tailsmith.synthesis.plan_checks import check_config, settled
@@ -37,6 +38,11 @@ def plan_grid(dataset: Dataset, classifier: Any, config: GridConfig, generator: 
     axes = grid_axes(dataset, config)
     base = settled(replace(config.base, conditioning=axes.conditionings[-1]), generator)
     base = with_class_tokens(base, generator, dataset.class_names)
+    if base.embedding_mixing != NO_MIXING:
+        raise UserError(
+            "the cells of a grid share one real image, got synthesis.embedding_mixing="
+            f"{base.embedding_mixing!r}; leave it out"
+        )
     _check_steps(axes, base, dataset)
     chosen = np.isin(_names(dataset, config.per), axes.names)
 
