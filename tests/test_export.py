@@ -242,7 +242,7 @@ def test_the_card_counts_what_is_there(name, exported):
         of_class = written[written["label"] == label]
         counts = [((of_class["split"] == a) & (of_class["source"] == b)).sum() for a, b in columns]
         assert table[class_name] == list(map(str, counts))
-    assert table["all that have a class"] == ["12", "10", "3", "3"]
+    assert table["all"] == ["12", "10", "3", "3"]
     for group, group_name in enumerate(DATASET.group_names):
         there = written[back.groups == group]
         assert int(table[group_name][0]) == ((there["split"] == "train") & (there["source"] == "real")).sum()
@@ -408,7 +408,7 @@ def test_the_command(samples, tmp_path, capsys):
         (["no such data", *new], "no such folder or file"),
         ([str(run.parent), *new], "is a run directory; give one of its sets, as in"),
         ([str(samples), *new, "--data", photos], "are not the data's: the data"),
-        ([str(tmp_path / "out"), *new, "--data", photos], "is no folder of shards with a plan.parquet"),
+        ([str(tmp_path / "out"), *new, "--data", photos], "is no folder of shards with a plan.parquet; mend the path"),
         ([str(tmp_path / "out"), "--out", str(tmp_path / "out" / "in")], "lies in the data folder"),
     ):
         assert main(["export", *arguments]) == 2

@@ -80,6 +80,14 @@ def test_other_programs_read_what_kind_of_image_it_is(encoded):
         assert (b"purl.org" in encoded) == (b"purl.org" in info["xmp"])
 
 
+@pytest.mark.parametrize("name", [name for name in IMAGES if "jpeg" in name and "cmyk" not in name])
+def test_jfif_and_exif_stay_where_readers_want_them(name):
+    """JFIF's segment is the first one, and Exif's the next."""
+    before, after = IMAGES[name], marked(IMAGES[name], SAID)
+    assert before[2:4] == b"\xff\xe0" and after[:20] == before[:20]
+    assert (b"Exif\0" in before) == (after.find(b"Exif\0") == before.find(b"Exif\0") > 0)
+
+
 def test_the_head_of_a_file_is_enough():
     for kind in ("PNG", "JPEG"):
         pixels = np.random.default_rng(0).integers(0, 255, (400, 400, 3), dtype=np.uint8)

@@ -28,7 +28,10 @@ def export(
     if sets := sorted(str(each) for each in Path(source).glob("synthetic/*") if is_set(each)):
         raise UserError(f"{source} is a run directory; give one of its sets, as in {sets[0]}")
     if samples is None and data is not None:
-        raise UserError(f"{source} is no folder of shards with a plan.parquet, and --data goes with such only; drop it")
+        raise UserError(
+            f"--data goes with a set, and {source} is no folder of shards with a plan.parquet; mend the path, or drop "
+            "--data"
+        )
     real = source if samples is None else data
     check_folder(out, real or "")
     written = write_export(out, format, samples=samples, data=None if real is None else reading.load(real))

@@ -78,7 +78,9 @@ def _table(what: str, names: Sequence[str], tally: Tally, keys: Sequence[tuple[i
     lines = [f"| {what} | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
     return lines + [
         f"| {name} | {' | '.join(row)} |"
-        for name, row in zip([*map(_one_line, names), f"all that have a {what}"], [*rows, total], strict=True)
+        for name, row in zip(
+            [*map(_one_line, names), f"all that have a {what}" if grouped else "all"], [*rows, total], strict=True
+        )
     ]
 
 
